@@ -1,0 +1,131 @@
+"""The command line. Each command imports what it needs, so that `nearkin --help` answers at once."""
+
+import argparse
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from nearkin.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from nearkin.config import Settings
+    from nearkin.run_folder import RunFolder
+
+COMMANDS = {
+    "demo": "built-in glyphs: train, evaluate, report; minutes on 2 cores",
+    "train": "a folder of pictures -> a trained embedding, scored on unseen classes",
+    "evaluate": "every metric of a run on unseen classes",
+    "report": "one self-contained HTML page about a run",
+}
+
+USAGE = "usage: nearkin COMMAND ...\n\n" + "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 the command or its input is wrong, 1 anything else."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("nearkin").setLevel(logging.INFO)
+    try:
+        dispatch(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        fail("interrupted", 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"cannot write{where}: {error.strerror}; free space or choose another folder with --out", 2)
+    sys.exit(0)
+
+
+def dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise InputError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
+    {"demo": demo, "train": train, "evaluate": evaluate, "report": report}[command](rest)
+
+
+def train(arguments: list[str]) -> None:
+    from nearkin import config
+
+    if {"-h", "--help"} & set(arguments):
+        print(config.help_text())
+        return
+    settings = config.read(arguments)
+    if "--print_config" in settings.flags:
+        print(config.to_yaml(settings.config), end="")
+        return
+    run_training(settings)
+
+
+def run_training(settings: "Settings") -> "RunFolder":
+    """Train as the settings say, and print what came of it."""
+    from nearkin.evaluate import describe
+    from nearkin.train import TrainingStopped
+    from nearkin.train import train as start
+
+    try:
+        run = start(**settings.build(), overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
+    except TrainingStopped as stopped:
+        fail(str(stopped), 1)
+    print(describe(run.read_json("result.json")))
+    print(f"run: {run.path}")
+    return run
+
+
+def evaluate(arguments: list[str]) -> None:
+    parser = Parser("evaluate", "Every metric of a run on the classes that it has not seen.")
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--data", type=Path, help="folder of pictures; the run's own unless given")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions")
+    options = parser.parse_args(arguments)
+
+    from nearkin.evaluate import evaluate_run, table
+
+    scores = evaluate_run(options.run, options.data)
+    print(json.dumps(scores) if options.json else table({"trained": scores}))
+
+
+def report(arguments: list[str]) -> None:
+    parser = Parser("report", "One self-contained HTML page about a run.")
+    parser.add_argument("run", type=Path, help="folder of a run")
+    options = parser.parse_args(arguments)
+
+    from nearkin.report import write_report
+
+    print(f"report: {write_report(options.run)}")
+
+
+def demo(arguments: list[str]) -> None:
+    parser = Parser("demo", "Train on built-in glyphs, evaluate on characters never seen, write a report.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+
+    from nearkin.demo import settings
+    from nearkin.report import write_report
+
+    run = run_training(settings(options.out, options.seed))
+    print(f"report: {write_report(run.path)}")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors as the rest of nearkin gives them."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"nearkin {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see nearkin {self.prog.split()[-1]} --help")
+
+
+def fail(message: str, status: int) -> NoReturn:
+    print(f"nearkin: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

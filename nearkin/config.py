@@ -1,0 +1,294 @@
+"""YAML file and command line <-> the arguments of `nearkin.train.train`.
+
+A key is a constructor argument. A class is written in full,
+
+    loss: {class_path: nearkin.losses.RankedListLoss, init_args: {alpha: 1.2}}
+
+or in short, `loss: RankedListLoss`, on the command line `--loss RankedListLoss --loss.alpha 1.2`. Defaults, then the
+file, then the command line; whoever names another class starts from that class's own defaults. jsonargparse checks the
+types and builds the objects.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from nearkin.data.samplers import SeededBatchSampler
+from nearkin.errors import InputError, nearest
+from nearkin.train import train
+
+CLASSES = {  # where the short names of each class-valued key live
+    "loss": "nearkin.losses",
+    "sampler": "nearkin.data",
+    "optimizer": "torch.optim",
+    "schedule": "torch.optim.lr_scheduler",
+}
+SUPPLIED = {"labels", "seed", "params", "optimizer"}  # arguments that `train` itself gives to those classes
+SHORT = {"data": "root", "backbone": "name"}  # `--data D` is `--data.root D`
+FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h")
+LENGTHS = ("T_max", "total_steps")  # of a schedule; the run's own length where nothing is said
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked command line.
+
+    Attributes:
+        config: Every key with its value, as plain YAML types.
+        flags: The switches that were given, with their dashes.
+    """
+
+    config: Tree
+    flags: frozenset[str]
+
+    def build(self) -> Tree:
+        """Arguments for `train`."""
+        with readable():
+            built = parser().instantiate(parser().parse_object(self.config, defaults=False))
+        return {**built.as_dict(), "config": self.config}
+
+
+def read(arguments: list[str]) -> Settings:
+    """Settings from the command line behind `nearkin train`.
+
+    Raises:
+        InputError: A file cannot be read, a key is unknown, or a value has the wrong type.
+    """
+    files, given, flags = split_arguments(arguments)
+    tree = defaults()
+    for layer in (*(read_yaml(Path(file)) for file in files), given):
+        merge(tree, layer)
+    if flags & {"--help", "-h", "--print_config"} and tree["data"]["root"] is None:
+        return Settings(tree, flags)
+    if tree["data"]["root"] is None:
+        raise InputError("no pictures: name a folder with one sub-folder per class, --data FOLDER")
+    tree["data"]["root"] = str(Path(tree["data"]["root"]).expanduser().resolve())
+    tree["out"] = str(Path(tree["out"] or Path("runs") / Path(tree["data"]["root"]).name).expanduser().resolve())
+    fill_length(tree)
+    with readable():
+        checked = parser().parse_object(tree, defaults=False)
+    return Settings(to_tree(checked), flags)
+
+
+def help_text() -> str:
+    """What `nearkin train --help` prints."""
+    without_class_help = re.sub(r"  --\w+\.help .*?(?=\n  --)\n", "", parser().format_help(), flags=re.DOTALL)
+    return f"{without_class_help}\nThe arguments of a class: nearkin train --print_config --loss AngularLoss"
+
+
+def to_yaml(config: Tree) -> str:
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+@cache
+def parser() -> ArgumentParser:
+    made = ArgumentParser(
+        prog="nearkin train", usage="nearkin train [CONFIG.yaml] [--key value ...]", exit_on_error=False
+    )
+    made.add_function_arguments(train, skip={"config", "overwrite", "resume"})
+    return made
+
+
+def defaults() -> Tree:
+    return to_tree(parser().get_defaults())
+
+
+def to_tree(namespace: Any) -> Tree:
+    tree: Tree = yaml.safe_load(parser().dump(namespace, skip_validation=True, skip_none=False))
+    for key in CLASSES:
+        if tree[key]:
+            init = tree[key].get("init_args", {})
+            tree[key]["init_args"] = {name: value for name, value in init.items() if name not in SUPPLIED}
+    return tree
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], Tree, frozenset[str]]:
+    """Files, keys as a nested tree, and switches of a command line."""
+    files: list[str] = []
+    flags: set[str] = set()
+    given: Tree = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS:
+            flags.add(argument)
+        elif argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            if not equals:
+                following = next(rest, None)
+                check_key(key)
+                if following is None or following.startswith("--"):
+                    raise InputError(f"--{key} expects a value behind it")
+                value = following
+            merge_key(given, key.split("."), value)
+        else:
+            files.append(argument)
+    if len(files) > 1:
+        raise InputError(f"expected at most one CONFIG.yaml, got {', '.join(files)}; options begin with --")
+    return files, given, frozenset(flags)
+
+
+def merge_key(tree: Tree, path: list[str], value: Any) -> None:
+    """Set `tree[a][b][c] = value`; a plain value in the way is the short form of the same key."""
+    for key in path[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            below = tree[key] = {SHORT.get(key, "class_path"): below}
+        tree = below
+    present = tree.get(path[-1])
+    if isinstance(present, dict):
+        present[SHORT.get(path[-1], "class_path")] = value
+    else:
+        tree[path[-1]] = value
+
+
+def read_yaml(file: Path) -> Tree:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"expected a configuration in YAML, but there is no file {file}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} should hold keys and values, holds {type(content).__name__}")
+    return content
+
+
+def merge(tree: Tree, layer: Tree) -> None:
+    """Lay keys over those of `tree`, in place; another class drops the arguments of the one before."""
+    for key, value in layer.items():
+        check_key(key)
+        if key in CLASSES:
+            tree[key] = merge_class(key, tree[key], value)
+        elif isinstance(tree[key], dict):
+            if not isinstance(value, dict):
+                if key not in SHORT:
+                    known = ", ".join(f"{key}.{name}" for name in tree[key])
+                    raise InputError(f"{key} has keys of its own ({known}); got {value!r}")
+                value = {SHORT[key]: value}
+            for name, leaf in value.items():
+                if name not in tree[key]:
+                    raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in tree[key]])
+                tree[key][name] = leaf
+        else:
+            tree[key] = [value] if key == "logger" and isinstance(value, str) else value
+
+
+def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:
+    """One class-valued key: `Name`, `{class_path, init_args}`, or the arguments alone."""
+    if layer is None or layer == "null":
+        return None
+    layer = dict(layer) if isinstance(layer, dict) else {"class_path": layer}
+    named = layer.pop("class_path", None)
+    arguments = {**(layer.pop("init_args", None) or {}), **layer}
+    if named is None and before is None:
+        raise InputError(f"{key}.{next(iter(arguments))} needs a class to belong to: name one with --{key}")
+    path = resolve(key, str(named)) if named is not None else before["class_path"]  # type: ignore[index]
+    same = before is not None and locate(before["class_path"]) is locate(path)
+    kept = before["init_args"] if before and same else own_defaults(path)
+    accepted = parameters(path)
+    for name in arguments:
+        if accepted is not None and name not in accepted:
+            raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in accepted], of=path.rpartition(".")[2])
+    return {"class_path": path, "init_args": {**kept, **arguments}}
+
+
+def resolve(key: str, name: str) -> str:
+    """The import path of a class from its short name or its import path."""
+    if "." not in name:
+        home = import_module(CLASSES[key])
+        known = [each for each, value in vars(home).items() if inspect.isclass(value) and suits(key, value)]
+        if name not in known:
+            raise InputError(f"unknown {key} {name!r}; {nearest(name, known)}")
+        return f"{CLASSES[key]}.{name}"
+    try:
+        locate(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{key}: {name} cannot be imported ({error})") from error
+    return name
+
+
+def locate(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def suits(key: str, candidate: type) -> bool:
+    """Whether a class found in the home of a key is one of those that the key is for."""
+    base = {
+        "loss": nn.Module,
+        "sampler": SeededBatchSampler,
+        "optimizer": Optimizer,
+        "schedule": LRScheduler,
+    }[key]
+    return issubclass(candidate, base) and candidate is not base and not inspect.isabstract(candidate)
+
+
+def parameters(path: str) -> list[str] | None:
+    """Names of the constructor arguments that a configuration may set; None where any is accepted."""
+    signature = inspect.signature(locate(path)).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in signature.values()):
+        return None
+    return [each for each in signature if each not in SUPPLIED]
+
+
+def own_defaults(path: str) -> Tree:
+    """The defaults of a class's constructor as plain YAML values."""
+    values = {
+        name: each.default
+        for name, each in inspect.signature(locate(path)).parameters.items()
+        if name not in SUPPLIED and each.default is not each.empty
+    }
+    plain = (type(None), bool, int, float, str, tuple, list)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if isinstance(value, plain)
+    }
+
+
+def fill_length(tree: Tree) -> None:
+    """A schedule that has to know its length gets that of the run, unless told."""
+    if tree["schedule"]:
+        accepted = parameters(tree["schedule"]["class_path"]) or []
+        for name in LENGTHS:
+            if name in accepted:
+                tree["schedule"]["init_args"].setdefault(name, int(tree["steps"]) - int(tree["warmup"]))
+
+
+def check_key(key: str) -> None:
+    top = key.split(".")[0]
+    known = list(defaults())
+    if top not in known:
+        raise unknown(key, [*known, *(flag[2:] for flag in FLAGS)])
+
+
+def unknown(key: str, known: list[str], of: str = "") -> InputError:
+    owner = f" of {of}" if of else ""
+    return InputError(f"unknown key {key}{owner}; {nearest(key, known)}")
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """jsonargparse's several lines about a value of the wrong type, as one."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(" ".join(str(error).split())) from error

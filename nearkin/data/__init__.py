@@ -1,0 +1,22 @@
+"""Where pictures come from, and which of them meet in a batch."""
+
+from nearkin.data.augment import Augmentation, centre_crop
+from nearkin.data.folder import ClassSplit, ImageList, scan, split_classes
+from nearkin.data.pictures import Pictures, Preprocessing, prefetch, read_all
+from nearkin.data.samplers import ClassBalancedSampler, DisjointTripletSampler, NPairSampler
+
+__all__ = [
+    "Augmentation",
+    "ClassBalancedSampler",
+    "ClassSplit",
+    "DisjointTripletSampler",
+    "ImageList",
+    "NPairSampler",
+    "Pictures",
+    "Preprocessing",
+    "centre_crop",
+    "prefetch",
+    "read_all",
+    "scan",
+    "split_classes",
+]

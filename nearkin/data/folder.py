@@ -1,0 +1,126 @@
+"""A folder of pictures, one sub-folder per class, and its class-disjoint split."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearkin.errors import InputError
+
+log = logging.getLogger("nearkin")
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Pictures and their classes.
+
+    Attributes:
+        paths: The n files.
+        labels: Class of each picture (n,), an index into `classes`.
+        classes: Names of the classes.
+    """
+
+    paths: list[Path]
+    labels: Indices
+    classes: list[str]
+
+    def of_classes(self, classes: Indices) -> Indices:
+        """Indices of the pictures that belong to any of these classes."""
+        return np.flatnonzero(np.isin(self.labels, classes))
+
+
+def scan(root: Path) -> ImageList:
+    """List the pictures below `root`: each sub-folder is a class and may hold its pictures at any depth.
+
+    Classes and files are sorted by name; hidden ones (".DS_Store", "._a.jpg") are passed over. Nothing is opened.
+
+    Raises:
+        InputError: The folder does not exist or holds no class folder with a file in it.
+    """
+    expected = "expected a folder with one sub-folder of pictures per class"
+    if not root.exists():
+        raise InputError(f"{expected}, but {root} does not exist; name an existing folder with --data")
+    if not root.is_dir():
+        raise InputError(f"{expected}, but {root} is a file; name the folder with --data")
+    paths: list[Path] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    empty: list[str] = []
+    for folder in sorted(child for child in root.iterdir() if child.is_dir() and not hidden(child)):
+        files = sorted(file for file in folder.rglob("*") if file.is_file() and not hidden(file))
+        if not files:
+            empty.append(folder.name)
+            continue
+        paths += files
+        labels += [len(classes)] * len(files)
+        classes.append(folder.name)
+    if not classes:
+        loose = sum(1 for child in root.iterdir() if child.is_file() and not hidden(child))
+        raise InputError(
+            f"{expected}, but {root} holds no class folder with a file in it ({loose} loose files); "
+            "move the pictures of each class into a sub-folder named after it"
+        )
+    if empty:
+        log.warning("%s without a file: %s", count(len(empty), "class folder"), names(empty))
+    return ImageList(paths, np.array(labels, dtype=np.int64), classes)
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Class ids of the three parts; no class is in two of them."""
+
+    train: Indices
+    validation: Indices
+    test: Indices
+
+
+def split_classes(images: ImageList, validation: float, seed: int) -> ClassSplit:
+    """The papers' protocol: classes sorted by name, the first half (rounded up) trains, the rest tests.
+
+    Args:
+        images: The pictures.
+        validation: Fraction, in [0, 1), of the *training* classes that is held out to choose a checkpoint by.
+        seed: Picks which training classes are held out.
+
+    Raises:
+        InputError: There are too few classes to train and to test on.
+    """
+    if not 0 <= validation < 1:
+        raise InputError(f"data.validation is a fraction of the training classes in [0, 1), got {validation}")
+    total = len(images.classes)
+    if total < 4:
+        raise InputError(
+            f"expected at least 4 classes (half train, the other half tests), found {total}: "
+            f"{names(images.classes)}; add class folders"
+        )
+    half = (total + 1) // 2
+    held_out = round(validation * half)
+    if validation and (held_out < 2 or half - held_out < 2):
+        raise InputError(
+            f"data.validation {validation} holds out {held_out} of {half} training classes, and both parts need at "
+            "least 2; choose another fraction or add classes"
+        )
+    order = np.random.default_rng(seed).permutation(half)
+    return ClassSplit(
+        train=np.sort(order[held_out:]),
+        validation=np.sort(order[:held_out]),
+        test=np.arange(half, total),
+    )
+
+
+def hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def count(number: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`, `2 classes`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
+def names(items: list[str], most: int = 5) -> str:
+    """The first few of a list, and how many more there are."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

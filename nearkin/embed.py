@@ -1,0 +1,142 @@
+"""A trained model and its preprocessing: pictures -> embeddings, and back from a run's folder."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nearkin.data import Pictures, Preprocessing, centre_crop, prefetch
+from nearkin.data.images import Source
+from nearkin.errors import InputError
+from nearkin.files import write_file
+from nearkin.models import Backbone, Embedder
+from nearkin.models.embedder import Pool
+from nearkin.progress import track
+
+BATCH = 256
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known, beside the weights, to rebuild an embedder.
+
+    Args:
+        backbone: As in `nearkin.models.Backbone`.
+        embedding_size: Length of the embeddings.
+        pool: As in `nearkin.models.Embedder`.
+        normalize: Whether embeddings are put on the unit sphere before they are compared.
+        image: How a picture becomes what the backbone sees.
+    """
+
+    backbone: str
+    embedding_size: int
+    pool: Pool
+    normalize: bool
+    image: Preprocessing
+
+
+@dataclass
+class Model:
+    """An embedder that is ready for use.
+
+    Attributes:
+        embedder: The network, in evaluation mode.
+        architecture: How it is built and how its pictures are prepared.
+        trained_classes: Names of the classes that it has learnt from or was chosen by; scores are for others.
+    """
+
+    embedder: Embedder
+    architecture: Architecture
+    trained_classes: list[str] = field(default_factory=list)
+
+    def embed(self, images: Sequence[Source]) -> NDArray[np.float32]:
+        """Embeddings (n, D) of pictures: paths, PIL images, file contents or uint8 arrays (H, W, 3).
+
+        On the unit sphere if the model was trained for that, so that Euclidean distances compare them.
+
+        Raises:
+            UnreadableImage: One of them cannot be read; the message names it.
+        """
+        image = self.architecture.image
+        batches = (
+            torch.stack([torch.from_numpy(image.decode(source)) for source in images[start : start + BATCH]])
+            for start in range(0, len(images), BATCH)
+        )
+        return self.run(batch.permute(0, 3, 1, 2) for batch in batches)
+
+    def embed_pictures(self, pictures: Pictures, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress."""
+        batches = np.split(indices, range(BATCH, len(indices), BATCH))
+        return self.run(track(prefetch(pictures, batches), "embedding batches", len(batches)))
+
+    @torch.inference_mode()
+    def run(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:
+        """Embeddings of decoded batches, uint8 (n, 3, side, side) each."""
+        device = self.embedder.head.weight.device
+        training = self.embedder.training
+        self.embedder.eval()
+        rows = [np.empty((0, self.architecture.embedding_size), dtype=np.float32)]
+        for batch in batches:
+            images = centre_crop(batch, self.architecture.image.size).to(device)
+            embeddings = self.embedder(images)
+            if self.architecture.normalize:
+                embeddings = F.normalize(embeddings)
+            rows.append(embeddings.float().cpu().numpy())
+        self.embedder.train(training)
+        return np.concatenate(rows)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `model.json`, each whole or not at all."""
+        weights = save({key: value.contiguous() for key, value in self.embedder.state_dict().items()})
+        description = {
+            **asdict(self.architecture),
+            "metric": "euclidean",
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "trained_classes": self.trained_classes,
+        }
+        write_file(folder / WEIGHTS, weights)
+        write_file(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def load(run: str | Path) -> Model:
+    """The model of a run's folder, on the GPU where there is one.
+
+    Raises:
+        InputError: The folder holds no model, or its two files do not belong together.
+    """
+    folder = Path(run)
+    for name in (WEIGHTS, DESCRIPTION):
+        if not (folder / name).is_file():
+            raise InputError(f"expected the folder of a finished run, but {folder} holds no {name}; train one first")
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+        architecture = Architecture(
+            backbone=description["backbone"],
+            embedding_size=description["embedding_size"],
+            pool=description["pool"],
+            normalize=description["normalize"],
+            image=Preprocessing(**description["image"]),
+        )
+        expected, trained = description["sha256"], description["trained_classes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / DESCRIPTION} does not describe a model ({error}); train it again") from error
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
+        raise InputError(
+            f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (another sha256); copy both from one run"
+        )
+    embedder = Embedder(Backbone(architecture.backbone).build(), architecture.embedding_size, architecture.pool)
+    embedder.load_state_dict(load_file(folder / WEIGHTS))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    embedder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Model(embedder, architecture, trained)

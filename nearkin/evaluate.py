@@ -1,0 +1,118 @@
+"""A model and a folder of pictures -> every metric on the classes that the model has never seen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearkin import metrics
+from nearkin.data import Pictures, read_all, scan
+from nearkin.data.folder import ImageList, count
+from nearkin.embed import Model, load
+from nearkin.errors import InputError
+from nearkin.progress import track
+from nearkin.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How embeddings are scored.
+
+    Args:
+        ks: The K of each Recall@K.
+        kmeans_restarts: Runs of k-means, the best of which is scored by NMI and F1.
+        kmeans_init: How each run starts: `k-means++`, or the single `random` start of the papers' code.
+        kmeans_seed: Seed of those starts.
+    """
+
+    ks: tuple[int, ...] = (1, 2, 4, 8)
+    kmeans_restarts: int = 1
+    kmeans_init: str = "k-means++"
+    kmeans_seed: int = 0
+
+    def score(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+        """Every metric of embeddings (n, D), each picture searching among all the others."""
+        return metrics.evaluate(
+            embeddings,
+            labels,
+            ks=self.ks,
+            restarts=self.kmeans_restarts,
+            init=self.kmeans_init,
+            seed=self.kmeans_seed,
+        )
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Pictures of unseen classes as a model sees them: `embeddings[i]` is of `images.paths[i]`."""
+
+    images: ImageList
+    embeddings: NDArray[np.float32]
+
+
+def embed_unseen(model: Model, root: Path) -> Embedded:
+    """Embed the pictures of every class folder whose name is not among the model's training classes.
+
+    Raises:
+        InputError: The folder cannot be used, or holds no unseen class.
+    """
+    found = scan(root)
+    seen = set(model.trained_classes)
+    unseen = np.array([i for i, name in enumerate(found.classes) if name not in seen], dtype=np.int64)
+    if not len(unseen):
+        raise InputError(
+            f"the model was trained on all {count(len(found.classes), 'class')} of {root}; "
+            "scores are for classes that it has not seen: name another folder with --data"
+        )
+    chosen = found.of_classes(unseen)
+    listed = ImageList(
+        [found.paths[i] for i in chosen],
+        np.searchsorted(unseen, found.labels[chosen]),
+        [found.classes[i] for i in unseen],
+    )
+    images, pictures = read_all(
+        listed, model.architecture.image, lambda results: track(results, "reading pictures", len(chosen))
+    )
+    return Embedded(images, embed_all(model, pictures))
+
+
+def embed_all(model: Model, pictures: Pictures) -> NDArray[np.float32]:
+    return model.embed_pictures(pictures, np.arange(len(pictures)))
+
+
+def evaluate_run(run: Path, root: Path | None = None) -> dict[str, float]:
+    """Scores of a finished run on unseen classes: of `root`, or of the pictures that it was trained beside.
+
+    Raises:
+        InputError: There is no such run, or the folder of pictures cannot be used.
+    """
+    model = load(run)
+    config = RunFolder(run).read_yaml("config.yaml")
+    unseen = embed_unseen(model, root or Path(config["data"]["root"]))
+    return Protocol(**config["protocol"]).score(unseen.embeddings, unseen.images.labels)
+
+
+def describe(result: dict[str, dict[str, Any]]) -> str:
+    """The scores of `result.json` for a terminal, and how they came about."""
+    how = result["protocol"]
+    return "\n".join(
+        [
+            f"{how['test_images']:,} pictures of {how['test_classes']:,} unseen classes, in %",
+            table({"untrained": result["untrained"], "trained": result["trained"]}),
+            f"k-means for NMI and F1: {how['kmeans_init']} start, {how['kmeans_restarts']} run(s), "
+            f"seed {how['kmeans_seed']}",
+        ]
+    )
+
+
+def table(columns: dict[str, dict[str, float]]) -> str:
+    """Scores in percent, a metric per line and a column for each named dictionary."""
+    width = max(len(name) for name in columns) + 2
+    head = " " * 12 + "".join(f"{name:>{width}}" for name in columns)
+    rows = [
+        f"{metric:12s}" + "".join(f"{100 * scores[metric]:{width}.1f}" for scores in columns.values())
+        for metric in next(iter(columns.values()))
+    ]
+    return "\n".join([head, *rows])

@@ -1,0 +1,23 @@
+"""Losses: modules that map embeddings (N, D) and class ids (N,) to a scalar. One per file."""
+
+from nearkin.losses.angular import AngularLoss
+from nearkin.losses.angular_hinge import AngularHingeLoss
+from nearkin.losses.contrastive import ContrastiveLoss
+from nearkin.losses.lifted_structure import LiftedStructureLoss
+from nearkin.losses.npair import NPairLoss
+from nearkin.losses.npair_angular import NPairAngularLoss
+from nearkin.losses.ranked_list import RankedListLoss
+from nearkin.losses.semihard import SemihardTripletLoss
+from nearkin.losses.triplet import TripletLoss
+
+__all__ = [
+    "AngularHingeLoss",
+    "AngularLoss",
+    "ContrastiveLoss",
+    "LiftedStructureLoss",
+    "NPairAngularLoss",
+    "NPairLoss",
+    "RankedListLoss",
+    "SemihardTripletLoss",
+    "TripletLoss",
+]

@@ -1,0 +1,58 @@
+"""Every metric of one embedding at once."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch.nn.functional as F
+
+from nearkin.metrics.clustering import nmi, pairwise_f1
+from nearkin.metrics.inputs import Array, as_embeddings, as_labels
+from nearkin.metrics.kmeans import kmeans
+from nearkin.metrics.retrieval import retrieval
+
+
+def evaluate(
+    embeddings: Array,
+    labels: Array,
+    gallery: Array | None = None,
+    gallery_labels: Array | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    normalize: bool = False,
+    clustering: bool = True,
+    init: Literal["k-means++", "random"] = "k-means++",
+    restarts: int = 1,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Score embeddings (N, D) of known classes by retrieval and by clustering.
+
+    Without a gallery every image searches all the others; with one, it searches the gallery. Clustering is always of
+    `embeddings`, by k-means into as many clusters as they have classes; init, restarts and seed are part of its result
+    and should be reported with it.
+
+    Args:
+        embeddings: (N, D), NumPy or PyTorch, of any floating type.
+        labels: (N,) integers.
+        gallery: (M, D) embeddings to search instead.
+        gallery_labels: (M,) integers; given exactly when `gallery` is.
+        ks: The K of Recall@K, each at least 1.
+        normalize: Put the embeddings on the unit sphere first.
+        clustering: False leaves out "nmi" and "f1", the slow part where classes are many.
+        init, restarts, seed: Of `kmeans`.
+
+    Returns:
+        Fractions in [0, 1]: "recall@K" for each K, "map@r", "r_precision", "nmi", "f1"; defined at `retrieval`, `nmi`
+        and `pairwise_f1`.
+
+    Raises:
+        ValueError: As in `retrieval` and `kmeans`.
+    """
+    result = retrieval(embeddings, labels, gallery, gallery_labels, ks=ks, normalize=normalize)
+    if clustering:
+        points = as_embeddings(embeddings)
+        points = F.normalize(points.double()) if normalize else points
+        classes = len(np.unique(as_labels(labels)))
+        clusters = kmeans(points, classes, init=init, restarts=restarts, seed=seed).assignments
+        result |= {"nmi": nmi(labels, clusters), "f1": pairwise_f1(labels, clusters)}
+    return result

@@ -1,0 +1,87 @@
+/** Terms and what is said of each, as the children of a dl. */
+const definitions = (pairs) => pairs.map(([term, text]) =>
+  element("div", {}, element("dt", {}, term), element("dd", {}, text)));
+
+function scoreRow({ title, meaning, untrained, trained }) {
+  const track = element("div", { class: "track" });
+  const place = (tag, kind, properties) => {
+    const mark = element(tag, kind ? { class: kind } : {});
+    Object.assign(mark.style, properties);
+    track.append(mark);
+  };
+  if (untrained !== null && trained !== null) {
+    const [low, high] = extent([untrained, trained]);
+    place("i", "", { left: percent(low), width: percent(high - low) });
+  }
+  if (untrained !== null) place("b", "before", { left: percent(untrained) });
+  if (trained !== null) place("b", "", { left: percent(trained) });
+
+  const known = (value) => (value === null ? "–" : percent(value));
+  const gain = untrained === null || trained === null ? null : 100 * (trained - untrained);
+  const direction = gain === null || Math.abs(gain) < 0.05 ? "" : gain > 0 ? "up" : "down";
+  const signed = gain === null ? "–" : `${{ up: "+", down: "−" }[direction] ?? "±"}${Math.abs(gain).toFixed(1)}`;
+  return element("tr", {},
+    element("th", { scope: "row" }, title, element("small", {}, meaning)),
+    element("td", { class: "track-cell", "aria-hidden": "true" }, track),
+    element("td", { class: "number" }, known(untrained)),
+    element("td", { class: "number trained" }, known(trained)),
+    element("td", { class: `number ${direction}` }, signed));
+}
+
+/** Nested values as nested lists. */
+function tree(value) {
+  const list = element("dl", { class: "tree" });
+  for (const [key, item] of Object.entries(value)) {
+    const nested = item !== null && typeof item === "object" && Object.keys(item).length > 0;
+    const text = item === null ? "null" : typeof item === "object" ? "empty" : String(item);
+    const flat = Array.isArray(item) && item.every((part) => part === null || typeof part !== "object");
+    const content = flat ? item.map(String).join(", ") || "empty" : nested ? tree(item) : text;
+    list.append(element("div", {},
+      element("dt", {}, key),
+      element("dd", nested && !flat ? { class: "nested" } : {}, content)));
+  }
+  return list;
+}
+
+function drawMap() {
+  let mark = () => {};
+  const map = new PictureMap(byId("map"), byId("tooltip"), DATA.map, (selected) => mark(selected));
+  mark = classList(map);
+
+  const asPoints = byId("as-points");
+  const asPictures = byId("as-pictures");
+  asPoints.addEventListener("click", () => map.draws("points"));
+  asPictures.addEventListener("click", () => map.draws("pictures"));
+  map.canvas.addEventListener("drawn", () => {
+    asPoints.setAttribute("aria-pressed", !map.showsPictures);
+    asPictures.setAttribute("aria-pressed", map.showsPictures);
+  });
+  byId("zoom-in").addEventListener("click", () => map.zoomBy(ZOOM.button));
+  byId("zoom-out").addEventListener("click", () => map.zoomBy(1 / ZOOM.button));
+  byId("zoom-reset").addEventListener("click", () => map.reset());
+  byId("map-note").textContent = DATA.map.note;
+  return map;
+}
+
+function drawReport() {
+  document.title = `${DATA.name} · nearkin`;
+  byId("name").textContent = DATA.name;
+  byId("summary").textContent = DATA.summary;
+  byId("facts").append(...definitions(DATA.facts));
+  byId("scores").tBodies[0].append(...DATA.scores.map(scoreRow));
+  byId("learning").hidden = DATA.charts.length === 0;
+  byId("charts").append(...DATA.charts.map(curveChart));
+  const map = drawMap();
+  byId("sections").append(...DATA.sections.filter(({ rows }) => rows.length).map(neighbourSection));
+  byId("confused-section").hidden = DATA.confused.length === 0;
+  byId("confused").append(...DATA.confused.map((pair) => confusedPair(pair, (classes) => {
+    map.select(classes);
+    map.frame(classes);
+    byId("map-section").scrollIntoView({ behavior: lessMotion.matches ? "auto" : "smooth" });
+    map.canvas.focus({ preventScroll: true });
+  })));
+  byId("method").append(...definitions(DATA.method));
+  byId("config").append(tree(DATA.config));
+}
+
+drawReport();

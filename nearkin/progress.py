@@ -1,0 +1,72 @@
+"""Long work, shown: a bar with rate and time left on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar:
+    """Counts work done towards a total; a context manager.
+
+    Args:
+        what: What is being done, as in "training".
+        total: Units of work in all.
+        done: Units done before now.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done, self.first = what, total, done, done
+        self.start = self.said = time.monotonic()
+        self.live: Progress | None = None
+        if sys.stderr.isatty():
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self.task = self.live.add_task(what, total=total, completed=done, rate="", note="")
+
+    def __enter__(self) -> "Bar":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count `units` more as done; `note` is shown behind the bar."""
+        self.done += units
+        now = time.monotonic()
+        rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        if self.live:
+            self.live.update(self.task, completed=self.done, rate=f"{rate:,.0f}/s", note=note)
+        elif now - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = now
+            left = (self.total - self.done) / max(rate, 1e-9)
+            line = f"{self.what} {self.done:,}/{self.total:,}, {rate:,.1f}/s, {left:,.0f} s left"
+            print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield the items and show how far they are."""
+    with Bar(what, total) as bar:
+        for item in items:
+            yield item
+            bar.advance()

@@ -1,0 +1,160 @@
+"""One run -> one self-contained HTML page: scores, curves, a map of the unseen classes, neighbours, mix-ups."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearkin.metrics.inputs import as_embeddings, as_labels
+from nearkin.plots import words
+from nearkin.plots.curves import charts
+from nearkin.plots.embedding_map import embedding_map, map_sample
+from nearkin.plots.neighbours import Neighbours, best_first, confused_pairs, find_neighbours, one_per_class
+from nearkin.plots.page import page, plain
+from nearkin.plots.thumbnails import pictures, sprites
+
+MAP_POINTS = 5_000  # what a browser draws smoothly, and thumbnails for a page of some 10 MB
+NEIGHBOURS = 8  # shown per query
+QUERIES = 6  # per section
+
+
+def report_page(
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Mapping[str, float]],
+    embeddings: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    paths: Sequence[Path],
+    seed: int = 0,
+) -> str:
+    """Write the report of a training run as one HTML page.
+
+    Args:
+        name: Of the run, the page's title.
+        config: The run's configuration, nested.
+        history: What training logged: rows such as {"step": 20, "loss": 0.61, "lr": 0.001, "seconds": 3.1}.
+        result: Scores as fractions: {"untrained": {"recall@1": 0.36, ...}, "trained": {...}}.
+        embeddings: Of the unseen classes' pictures (n, D), as compared at test time.
+        labels: Their classes (n,), as indices into `classes`.
+        classes: Names of the classes.
+        paths: The n pictures. One that cannot be read is shown grey.
+        seed: Of the map's layout and of the random samples.
+
+    Raises:
+        ValueError: No picture, sizes that do not agree, labels without a name, embeddings that are not finite.
+    """
+    embeddings = as_embeddings(embeddings).float().numpy()
+    labels = as_labels(labels, len(embeddings))
+    if len(paths) != len(embeddings):
+        raise ValueError(f"expected one path for each of the {len(embeddings)} embeddings, got {len(paths)}")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(f"labels must be in [0, {len(classes)}), got {labels.min()} to {labels.max()}")
+
+    neighbours = find_neighbours(embeddings, labels, k=NEIGHBOURS)
+    sections = _sections(neighbours, labels, seed)
+    confused = confused_pairs(neighbours, labels)
+    on_map = map_sample(labels, MAP_POINTS, seed)
+    layout = embedding_map(embeddings[on_map], seed)
+
+    # Pictures are small on the map, large in rows and pairs. The page numbers those that it holds from 0.
+    queries = [query for group in (*sections, *confused) for query in group.queries]
+    large = np.unique([i for query in queries for i in (query, *neighbours.indices[query])])
+    held = np.union1d(on_map, large)
+    number = np.zeros(len(labels), dtype=np.int64)
+    number[held] = np.arange(len(held))
+
+    scores = words.scores(result)
+    right = labels[neighbours.indices[:, :1]] == labels[:, None]  # (n, 1), or (1, 0) of a single picture
+    data = {
+        "name": name,
+        "summary": words.summary(scores[0] if scores else None, len(np.unique(labels))),
+        "facts": words.facts(config, history, embeddings, labels),
+        "scores": [asdict(score) for score in scores],
+        "charts": [asdict(chart) for chart in charts(history)],
+        "classes": {
+            "names": list(classes),
+            "sizes": np.bincount(labels, minlength=len(classes)).tolist(),
+            "right": np.bincount(labels[right.any(axis=1)], minlength=len(classes)).tolist(),
+        },
+        "pictures": {
+            "paths": _below_their_folder([paths[i] for i in held]),
+            "classes": labels[held].tolist(),
+            "large": dict(zip(number[large].tolist(), pictures([paths[i] for i in large]), strict=True)),
+        },
+        "map": {
+            "note": words.map_note(on_map, labels),
+            "pictures": number[on_map].tolist(),
+            "x": layout[:, 0].round(4).tolist(),
+            "y": layout[:, 1].round(4).tolist(),
+            "sprites": asdict(sprites([paths[i] for i in on_map])),
+        },
+        "sections": [
+            {
+                "title": section.title,
+                "note": section.note,
+                "rows": [
+                    {
+                        "query": int(number[query]),
+                        "neighbours": number[neighbours.indices[query]].tolist(),
+                        "distances": neighbours.distances[query].tolist(),
+                    }
+                    for query in section.queries
+                ],
+            }
+            for section in sections
+        ],
+        "confused": [
+            {
+                "classes": pair.classes,
+                "counts": pair.counts,
+                "examples": [number[[query, neighbours.indices[query, 0]]].tolist() for query in pair.queries],
+            }
+            for pair in confused
+        ],
+        "config": plain(config),
+        "method": words.method(config, embeddings, labels, on_map),
+    }
+    return page(name, data)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Queries that are shown together, each with its nearest neighbours."""
+
+    title: str
+    note: str
+    queries: list[int]
+
+
+def _sections(neighbours: Neighbours, labels: NDArray[np.int64], seed: int) -> list[_Section]:
+    sample = np.random.default_rng(seed).permutation(len(labels))[:QUERIES]
+    order = best_first(neighbours)
+    return [
+        _Section("A random sample", "Drawn by lot among all pictures: what to expect.", sample.tolist()),
+        _Section(
+            "The best queries",
+            "Highest average precision at R, then the widest gap to the nearest wrong picture. One per class.",
+            one_per_class(order, labels, QUERIES),
+        ),
+        _Section(
+            "The worst queries",
+            "The other end of the same order. Look here for wrong labels and for classes that look alike.",
+            one_per_class(order[::-1], labels, QUERIES),
+        ),
+    ]
+
+
+def _below_their_folder(paths: Sequence[Path]) -> list[str]:
+    """Shorten paths by the folder they share: whom the page is sent to need not know whose disk it was."""
+    try:
+        shared = os.path.commonpath([path.parent for path in paths])
+    except ValueError:  # absolute and relative ones, or two drives
+        return [path.as_posix() for path in paths]
+    return [Path(os.path.relpath(path, shared)).as_posix() for path in paths]

@@ -1,0 +1,140 @@
+"""The folder of a run: what lies in it, and how it is opened."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.loggers import Logger
+
+from nearkin.errors import InputError
+from nearkin.files import write_file
+
+FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "result.json",
+    "model.safetensors",
+    "model.json",
+    "last.ckpt",
+    "report.html",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run and its small files."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, unless it shall be replaced.
+
+        Raises:
+            InputError: It holds a run, or a file stands in its place.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out expects a folder, but {self.path} is a file; name another")
+        if self.exists() and not overwrite:
+            raise InputError(
+                f"{self.path} already holds a run; go on with it by --resume, replace it by --overwrite, "
+                "or name another folder with --out"
+            )
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Make the folder for a new run; the files of an older one are removed, and nothing else is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        self.write_yaml("config.yaml", config)
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Refuse to go on with a run under another configuration than it was begun with.
+
+        Raises:
+            InputError: There is no run here, or its configuration differs.
+        """
+        if not self.exists():
+            raise InputError(f"--resume expects a run in {self.path}, but there is none; leave --resume out")
+        begun = flat(self.read_yaml("config.yaml"))
+        now = flat(config)
+        keys = sorted((begun.keys() | now.keys()) - {"out"})  # a run's folder may have been moved
+        for key in keys:
+            if begun.get(key) != now.get(key):
+                raise InputError(
+                    f"--resume expects the configuration that {self.path} was begun with: {key} was "
+                    f"{begun.get(key)}, is {now.get(key)}; go on with: "
+                    f"nearkin train {self.path / 'config.yaml'} --resume"
+                )
+
+    def write_yaml(self, name: str, content: dict[str, Any]) -> None:
+        write_file(self.path / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+    def read_yaml(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = yaml.safe_load((self.path / name).read_text())
+        return content
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_file(self.path / name, json.dumps(content, indent=1).encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / name).read_text())
+        return content
+
+    def history(self) -> list[dict[str, float]]:
+        """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+
+class JsonLines(Logger):
+    """Fabric logger that appends to `metrics.jsonl`: one object a line, `step` first."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after this step: a resumed run is about to write them again."""
+        rows = [row for row in self.run.history() if row["step"] <= step]
+        write_file(self.run.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    @property
+    def name(self) -> str:
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with open(self.run.metrics, "a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `config.yaml` holds them."""
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

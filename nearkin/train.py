@@ -1,0 +1,388 @@
+"""Training: the whole loop, from a folder of pictures to a scored model.
+
+What happens at a step depends on nothing but the seed, the step and the weights before it: the sampler is a function of
+its two counters, and the random numbers of each step (augmentation, dropout) start from (seed, step). So a run that was
+stopped and resumed ends, bit for bit on the CPU, where one that was never stopped does.
+"""
+
+import itertools
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import Logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LinearLR, LRScheduler, SequentialLR
+
+from nearkin import metrics
+from nearkin.checkpoint import load_checkpoint, save_checkpoint
+from nearkin.data import (
+    Augmentation,
+    ClassBalancedSampler,
+    ClassSplit,
+    ImageList,
+    Pictures,
+    Preprocessing,
+    prefetch,
+    read_all,
+    scan,
+    split_classes,
+)
+from nearkin.data.folder import names
+from nearkin.data.samplers import SeededBatchSampler
+from nearkin.embed import Architecture, Model, load
+from nearkin.errors import InputError
+from nearkin.evaluate import Protocol
+from nearkin.losses import RankedListLoss
+from nearkin.models import Backbone, Embedder, freeze_batch_norm
+from nearkin.models.embedder import Pool
+from nearkin.progress import Bar, track
+from nearkin.run_folder import JsonLines, RunFolder
+
+log = logging.getLogger("nearkin")
+
+NEW_LAYER_RATE = 10.0
+"""Layers that start from random weights beside a pretrained backbone learn this much faster, as in all three papers."""
+
+LOG_EVERY = 10
+"""Steps between two rows of `metrics.jsonl`."""
+
+
+class TrainingStopped(RuntimeError):  # noqa: N818
+    """The run cannot go on, or was told not to; the message says where it stands and how to go on."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures.
+
+    Args:
+        root: Folder with one sub-folder of pictures per class. Classes are sorted by name: the first half (rounded
+            up) trains, the rest tests.
+        validation: Fraction of the *training* classes that is held out to choose the checkpoint by; with 0 the last
+            one is taken.
+    """
+
+    root: Path
+    validation: float = 0.0
+
+
+def train(
+    data: Data,
+    out: Path,
+    image: Preprocessing = Preprocessing(),
+    augment: Augmentation = Augmentation(),
+    backbone: Backbone = Backbone(),
+    embedding_size: int = 128,
+    pool: Pool = "avg",
+    normalize: bool | None = None,
+    loss: Callable[[], nn.Module] = RankedListLoss,
+    sampler: Callable[..., SeededBatchSampler] = ClassBalancedSampler,
+    optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    warmup: int = 0,
+    steps: int = 1000,
+    clip_gradient: float | None = None,
+    frozen_batch_norm: bool = False,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    accelerator: str = "auto",
+    validate_every: int = 200,
+    checkpoint_minutes: float = 5.0,
+    protocol: Protocol = Protocol(),
+    logger: list[Literal["tensorboard", "wandb"]] | None = None,
+    seed: int = 0,
+    *,
+    config: dict[str, Any],
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunFolder:
+    """Train an embedding and score it, and the untrained network, on classes that neither has seen.
+
+    Args:
+        data: Which pictures.
+        out: The run's folder.
+        image: How a picture becomes what the backbone sees.
+        augment: What is varied in training.
+        backbone: The network, and the weights it starts from.
+        embedding_size: Length of the embeddings.
+        pool: How the backbone's feature map becomes one vector.
+        normalize: Compare embeddings on the unit sphere; null does as the loss does.
+        loss: A class of nearkin.losses, or the import path of any other module (embeddings, labels) -> scalar.
+        sampler: Which pictures meet in a batch.
+        optimizer: A class of torch.optim.
+        schedule: A class of torch.optim.lr_scheduler, stepped once per step; null keeps the rate.
+        warmup: Steps in which the learning rate rises linearly to its value, before the schedule starts.
+        steps: Batches to learn from.
+        clip_gradient: Largest norm of the whole gradient; null clips nothing.
+        frozen_batch_norm: Keep the batch norms' statistics as the weights brought them.
+        precision: 32-true, or bf16-mixed for bfloat16 autocast.
+        accelerator: As in Lightning Fabric: auto, cpu, cuda, mps.
+        validate_every: Steps between two looks at the held-out training classes, if there are any.
+        checkpoint_minutes: Minutes between two checkpoints.
+        protocol: How embeddings are scored.
+        logger: Where curves go beside metrics.jsonl: tensorboard, wandb.
+        seed: Of everything random.
+        config: What `config.yaml` of the run shall hold: the arguments above as plain values.
+        overwrite: Replace a run that `out` already holds.
+        resume: Go on with the run that `out` holds.
+
+    Returns:
+        The run's folder, complete.
+
+    Raises:
+        InputError: The data, or a combination of arguments, cannot be used; nothing was written.
+        TrainingStopped: The loss became NaN, or the user pressed Ctrl-C.
+    """
+    run = RunFolder(out)
+    if resume:
+        run.check_config(config)
+    else:
+        run.check_free(overwrite)
+
+    # Whatever can be wrong with the command shows before the pictures are read, which takes the longest.
+    if steps < 1 or validate_every < 1 or warmup < 0:
+        raise InputError(
+            f"expected steps >= 1, validate_every >= 1, warmup >= 0; got {steps}, {validate_every}, {warmup}"
+        )
+    listed = scan(data.root)
+    split = split_classes(listed, data.validation, seed)
+    with blame("sampler"):
+        sampler(listed.labels[listed.of_classes(split.train)])
+    journal = JsonLines(run)
+    with blame("accelerator, precision or logger"):
+        loggers = [journal, *further_loggers(logger or [], run, config)]
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
+    torch.manual_seed(seed)
+    embedder = Embedder(backbone.build(), embedding_size, pool)
+    with blame("loss"):
+        criterion = loss()
+    with blame("optimizer or schedule"):
+        descent = optimizer(parameter_groups(embedder, criterion))
+        if backbone.pretrained:
+            descent.param_groups[1]["lr"] *= NEW_LAYER_RATE
+        rates = with_warmup(descent, schedule, warmup)
+
+    images, pictures = read_all(listed, image, lambda results: track(results, "reading pictures", len(listed.paths)))
+    report_singles(images, split)
+    train_set, validation_set, test_set = map(images.of_classes, (split.train, split.validation, split.test))
+    with blame("sampler"):
+        batches = sampler(images.labels[train_set], seed=seed)
+
+    embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, descent = fabric.setup(embedder, descent)
+    criterion.to(fabric.device)
+    if normalize is None:
+        normalize = bool(getattr(criterion, "normalize", False))
+    known = [images.classes[i] for i in np.union1d(split.train, split.validation)]
+    architecture = Architecture(backbone.name, embedding_size, pool, normalize, image)
+    model = Model(embedder, architecture, known)
+
+    state: dict[str, Any] = {"embedder": embedder, "loss": criterion, "optimizer": descent, "schedule": rates}
+    if resume and run.checkpoint.exists():
+        progress = load_checkpoint(run.checkpoint)
+        for key, part in state.items():
+            part.load_state_dict(progress[key])
+        batches.load_state_dict(progress["sampler"])
+        step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
+    else:
+        untrained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
+        step, seconds, best = 0, 0.0, None
+    if not resume:
+        run.start(config)
+    journal.rewind(step)
+
+    started = time.monotonic() - seconds
+    saved = time.monotonic()
+    with Bar("training", steps, step) as bar, interruptible() as interrupted:
+        for position, indices, batch in feed(batches, pictures, train_set, steps - step):
+            embedder.train()
+            if frozen_batch_norm:
+                freeze_batch_norm(embedder)
+            torch.manual_seed(step_seed(seed, step))
+            views = augment(batch.to(fabric.device), image.size, torch.default_generator)
+            labels = torch.from_numpy(images.labels[indices]).to(fabric.device)
+
+            embeddings = network(views)
+            value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()
+            if not value.isfinite():
+                raise TrainingStopped(diverged(run, step + 1, criterion))
+            descent.zero_grad()
+            fabric.backward(value)
+            if clip_gradient is not None:
+                fabric.clip_gradients(network, descent, max_norm=clip_gradient)
+            descent.step()
+            rates.step()
+
+            step += 1
+            seconds = time.monotonic() - started
+            last = step == steps
+            if step % LOG_EVERY == 0 or last:
+                row = {"loss": value.item(), "lr": rates.get_last_lr()[0], "seconds": round(seconds, 3)}
+                fabric.log_dict(row, step)
+                bar.advance(step - bar.done, f"loss {row['loss']:.4f}")
+            if len(validation_set) and (step % validate_every == 0 or last):
+                scores = validate(model, pictures, validation_set, images.labels)
+                fabric.log_dict({f"validation/{key}": score for key, score in scores.items()}, step)
+                if best is None or scores["recall@1"] > best:
+                    best = scores["recall@1"]
+                    model.save(run.path)
+            if last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes:
+                if not all(weight.isfinite().all() for weight in embedder.parameters()):
+                    raise TrainingStopped(diverged(run, step, criterion))
+                progress = {"step": step, "seconds": seconds, "best": best, "untrained": untrained}
+                save_checkpoint(run.checkpoint, {**state, **progress, "sampler": position})
+                saved = time.monotonic()
+            if interrupted.is_set() and not last:
+                raise TrainingStopped(
+                    f"stopped after step {step} of {steps}; go on with: "
+                    f"nearkin train {run.path / 'config.yaml'} --resume"
+                )
+
+    if best is None:
+        model.save(run.path)
+    else:
+        embedder.load_state_dict(load(run.path).embedder.state_dict())
+    trained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
+    about = {**asdict(protocol), "test_classes": len(split.test), "test_images": len(test_set)}
+    run.write_json("result.json", {"untrained": untrained, "trained": trained, "protocol": about})
+    for each in loggers:
+        each.finalize("success")
+    return run
+
+
+def parameter_groups(embedder: Embedder, criterion: nn.Module) -> list[dict[str, Any]]:
+    """The backbone's parameters, then those that no pretrained weights ever cover: the head's and the loss's own."""
+    return [
+        {"params": list(embedder.backbone.parameters())},
+        {"params": [*embedder.head.parameters(), *criterion.parameters()]},
+    ]
+
+
+def with_warmup(optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup: int) -> LRScheduler:
+    """A linear rise over `warmup` steps, then the schedule."""
+    if warmup == 0:
+        return schedule(optimizer) if schedule else ConstantLR(optimizer, factor=1.0)
+    rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    rest = schedule(optimizer) if schedule else ConstantLR(optimizer, factor=1.0)
+    return SequentialLR(optimizer, [rise, rest], milestones=[warmup])
+
+
+def feed(
+    batches: SeededBatchSampler, pictures: Pictures, train_set: NDArray[np.int64], steps: int
+) -> Iterator[tuple[dict[str, int], NDArray[np.int64], Tensor]]:
+    """Yield for each step the sampler's state behind it, the indices of its pictures, and these, decoded ahead."""
+    drawn: deque[tuple[dict[str, int], NDArray[np.int64]]] = deque()
+
+    def draw() -> Iterator[NDArray[np.int64]]:
+        epochs = itertools.chain.from_iterable(itertools.repeat(batches))
+        for chosen in itertools.islice(epochs, steps):
+            indices = train_set[chosen]
+            drawn.append((batches.state_dict(), indices))
+            yield indices
+
+    for batch in prefetch(pictures, draw()):
+        yield *drawn.popleft(), batch
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for every step of every run."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def validate(
+    model: Model, pictures: Pictures, validation_set: NDArray[np.int64], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """Retrieval scores of the held-out training classes."""
+    embeddings = model.embed_pictures(pictures, validation_set)
+    return metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False)
+
+
+def report_singles(images: ImageList, split: ClassSplit) -> None:
+    """Name the classes that have one picture: nothing in them can be compared with its own kind."""
+    sizes = np.bincount(images.labels, minlength=len(images.classes))
+    for part, classes, what in (
+        ("training", split.train, "left out of the batches"),
+        ("validation", split.validation, "their pictures count as misses"),
+        ("test", split.test, "their pictures count as misses, as the papers have it"),
+    ):
+        single = [images.classes[c] for c in classes if sizes[c] == 1]
+        if single:
+            log.warning("%s %s with one picture, %s: %s", len(single), part, what, names(single))
+
+
+def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:
+    """What to tell a person whose loss became NaN or infinite."""
+    if run.checkpoint.exists():
+        good = f"the last good checkpoint is {run.checkpoint} (step {load_checkpoint(run.checkpoint)['step']})"
+    else:
+        good = f"no checkpoint had been written to {run.path} yet"
+    return (
+        f"{type(criterion).__name__} became NaN or infinite at step {step}; {good}; "
+        "use a lower learning rate (--optimizer.lr) or --clip_gradient"
+    )
+
+
+def further_loggers(kinds: Sequence[str], run: RunFolder, config: dict[str, Any]) -> list[Logger]:
+    """Fabric's loggers beside `metrics.jsonl`.
+
+    Raises:
+        ValueError: The package of one is not installed.
+    """
+    loggers: list[Logger] = []
+    for kind in kinds:
+        if find_spec(kind) is None:
+            raise ValueError(f"--logger {kind} needs a package that is not here: pip install 'nearkin[{kind}]'")
+        if kind == "tensorboard":
+            from lightning.fabric.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
+        else:
+            from lightning.pytorch.loggers import WandbLogger
+
+            loggers.append(WandbLogger(name=run.path.name, save_dir=run.path, project="nearkin", config=config))
+    return loggers
+
+
+@contextmanager
+def blame(part: str) -> Iterator[None]:
+    """What a constructor does not accept is the user's to put right: one line, naming the part of the configuration."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{part}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def interruptible() -> Iterator[Event]:
+    """Ctrl-C sets the event, to be seen between two steps; a second Ctrl-C interrupts at once."""
+    pressed = Event()
+
+    def first(number: int, frame: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, first)
+    except ValueError:  # not the main thread, which alone receives signals
+        yield pressed
+        return
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from nearkin.data import ImageList, scan, split_classes
+from nearkin.errors import InputError
+
+
+def image_list(classes):
+    return ImageList([], np.zeros(0, dtype=np.int64), [f"c{i}" for i in range(classes)])
+
+
+def test_classes_and_files_are_sorted_and_hidden_ones_passed_over(tmp_path):
+    for name in ("b/2.jpg", "b/10.jpg", "a/deep/er/1.png", "a/.DS_Store", "a/._1.png", ".git/x.png", "loose.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = scan(tmp_path)
+    assert found.classes == ["a", "b"]
+    assert [str(path.relative_to(tmp_path)) for path in found.paths] == ["a/deep/er/1.png", "b/10.jpg", "b/2.jpg"]
+    assert found.labels.tolist() == [0, 1, 1]
+
+
+def test_an_empty_class_folder_is_named(tmp_path, caplog):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "1.png").touch()
+    (tmp_path / "hollow").mkdir()
+    assert scan(tmp_path).classes == ["full"]
+    assert "1 class folder without a file: hollow" in caplog.text
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(InputError, match="missing does not exist"):
+        scan(tmp_path / "missing")
+    (tmp_path / "1.png").touch()
+    with pytest.raises(InputError, match=r"holds no class folder with a file in it \(1 loose files\)"):
+        scan(tmp_path)
+    with pytest.raises(InputError, match=r"1\.png is a file"):
+        scan(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize(("total", "train"), [(4, 2), (5, 3), (242, 121), (65, 33)])
+def test_first_half_rounded_up_trains(total, train):
+    split = split_classes(image_list(total), 0.0, seed=0)
+    assert split.train.tolist() == list(range(train))
+    assert split.test.tolist() == list(range(train, total))
+    assert len(split.validation) == 0
+
+
+def test_validation_classes_are_training_classes():
+    split = split_classes(image_list(100), 0.2, seed=1)
+    assert len(split.validation) == 10
+    assert sorted([*split.train, *split.validation]) == list(range(50))
+    assert split.test.tolist() == list(range(50, 100))
+    assert split.validation.tolist() != split_classes(image_list(100), 0.2, seed=2).validation.tolist()
+
+
+@pytest.mark.parametrize(
+    ("total", "validation", "message"),
+    [
+        (3, 0.0, "at least 4 classes .* found 3: c0, c1, c2"),
+        (10, 1.0, r"in \[0, 1\), got 1.0"),
+        (10, -0.1, r"in \[0, 1\), got -0.1"),
+        (10, 0.1, "holds out 0 of 5"),
+        (10, 0.9, "holds out 4 of 5"),
+    ],
+)
+def test_impossible_splits_are_refused(total, validation, message):
+    with pytest.raises(InputError, match=message):
+        split_classes(image_list(total), validation, seed=0)

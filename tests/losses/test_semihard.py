@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from nearkin.losses import SemihardTripletLoss
+
+
+def reference(x, y, margin):
+    total, pairs = 0.0, 0
+    for a in range(len(x)):
+        d2 = [(x[a] - other).square().sum() for other in x]
+        negatives = [d2[n] for n in range(len(x)) if y[n] != y[a]]
+        for p in range(len(x)):
+            if p == a or y[p] != y[a]:
+                continue
+            pairs += 1
+            if negatives:
+                farther = [d for d in negatives if d > d2[p]]
+                chosen = min(farther) if farther else max(negatives)
+                total = total + (d2[p] - chosen + margin).relu()
+    return total / max(pairs, 1)
+
+
+@pytest.mark.parametrize(("margin", "normalize"), [(0.2, True), (0.0, True), (3.0, True), (0.2, False)])
+def test_matches_the_definition(request, batch, agrees, margin, normalize):
+    if "duplicates]" in request.node.name or normalize and "dimension" in request.node.name:
+        pytest.skip("negatives at one distance: the gradient goes to any of them (the next test)")
+    agrees(SemihardTripletLoss(margin, normalize), lambda x, y: reference(x, y, margin), *batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [3, 100])
+def test_a_duplicate_of_the_positive_is_not_beyond_it(dtype, dim):
+    # Each positive has a negative on top of it, which the strict inequality leaves out.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, dim, dtype=dtype, generator=generator).repeat(2, 1).requires_grad_()
+    y = torch.cat([torch.arange(40) // 4, torch.arange(40) // 4 + 10])
+    unit = torch.nn.functional.normalize(x.detach().double())
+    exact = torch.cdist(unit[:40], unit[:40], compute_mode="donot_use_mm_for_euclid_dist").square()
+    exact = exact.repeat(2, 2)  # the same number for duplicates
+    total, pairs = 0.0, 0
+    for a in range(80):
+        for p in ((y == y[a]) & (torch.arange(80) != a)).nonzero():
+            beyond = exact[a][(y != y[a]) & (exact[a] > exact[a, p])]
+            chosen = beyond.min() if len(beyond) else exact[a][y != y[a]].max()
+            total, pairs = total + (exact[a, p] - chosen + 0.2).relu(), pairs + 1
+    value = SemihardTripletLoss()(x, y)
+    torch.testing.assert_close(value.double(), (total / pairs)[0], rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=0)
+    value.backward()
+    assert x.grad.isfinite().all()
+
+
+def test_the_gradient_is_0_at_the_kink():
+    x = torch.ones(4, 3, requires_grad=True)  # every hinge is exactly 0
+    SemihardTripletLoss(margin=0.0)(x, torch.tensor([0, 0, 1, 1])).backward()
+    assert x.grad.eq(0).all()
+
+
+def test_rejects_a_negative_margin():
+    with pytest.raises(ValueError, match="margin must be at least 0, got -0.1"):
+        SemihardTripletLoss(margin=-0.1)
