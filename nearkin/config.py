@@ -108,7 +108,7 @@ def defaults() -> Tree:
 
 
 def to_tree(namespace: Any) -> Tree:
-    tree: Tree = yaml.safe_load(parser().dump(namespace, skip_validation=True, skip_none=False))
+    tree: Tree = yaml.safe_load(parser().dump(namespace, skip_validation=True, skip_unset=False))
     for key in CLASSES:
         if tree[key]:
             init = tree[key].get("init_args", {})

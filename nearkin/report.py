@@ -1,4 +1,4 @@
-"""One run -> one self-contained HTML page: scores, curves, a map of the unseen classes, neighbours, mix-ups."""
+"""One run -> one self-contained HTML page: scores, curves, a map of the unseen classes, neighbours."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def report_page(
         seed: Of the map's layout and of the random samples.
 
     Raises:
-        ValueError: No picture, sizes that do not agree, labels without a name, embeddings that are not finite.
+        ValueError: No picture, sizes that disagree, labels without a name, embeddings that are not finite.
     """
     embeddings = as_embeddings(embeddings).float().numpy()
     labels = as_labels(labels, len(embeddings))
@@ -64,7 +64,8 @@ def report_page(
     layout = embedding_map(embeddings[on_map], seed)
 
     # Pictures are small on the map, large in rows and pairs. The page numbers those that it holds from 0.
-    queries = [query for group in (*sections, *confused) for query in group.queries]
+    queries = [query for section in sections for query in section.queries]
+    queries += [query for pair in confused for query in pair.queries]
     large = np.unique([i for query in queries for i in (query, *neighbours.indices[query])])
     held = np.union1d(on_map, large)
     number = np.zeros(len(labels), dtype=np.int64)
@@ -114,7 +115,7 @@ def report_page(
             {
                 "classes": pair.classes,
                 "counts": pair.counts,
-                "examples": [number[[query, neighbours.indices[query, 0]]].tolist() for query in pair.queries],
+                "examples": [number[[q, neighbours.indices[q, 0]]].tolist() for q in pair.queries],
             }
             for pair in confused
         ],
@@ -140,7 +141,7 @@ def _sections(neighbours: Neighbours, labels: NDArray[np.int64], seed: int) -> l
         _Section("A random sample", "Drawn by lot among all pictures: what to expect.", sample.tolist()),
         _Section(
             "The best queries",
-            "Highest average precision at R, then the widest gap to the nearest wrong picture. One per class.",
+            "Highest average precision at R, then the widest gap to a wrong picture. One per class.",
             one_per_class(order, labels, QUERIES),
         ),
         _Section(

@@ -41,7 +41,7 @@ from nearkin.data import (
     scan,
     split_classes,
 )
-from nearkin.data.folder import names
+from nearkin.data.folder import count, names
 from nearkin.data.samplers import SeededBatchSampler
 from nearkin.embed import Architecture, Model, load
 from nearkin.errors import InputError
@@ -316,11 +316,11 @@ def report_singles(images: ImageList, split: ClassSplit) -> None:
     for part, classes, what in (
         ("training", split.train, "left out of the batches"),
         ("validation", split.validation, "their pictures count as misses"),
-        ("test", split.test, "their pictures count as misses, as the papers have it"),
+        ("test", split.test, "their pictures count as misses"),
     ):
         single = [images.classes[c] for c in classes if sizes[c] == 1]
         if single:
-            log.warning("%s %s with one picture, %s: %s", len(single), part, what, names(single))
+            log.warning("%s with one picture, %s: %s", count(len(single), f"{part} class"), what, names(single))
 
 
 def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:

@@ -17,10 +17,10 @@ def make_folder(tmp_path):
         for c, size in enumerate(sizes):
             folder = root / f"class-{c:02d}"
             folder.mkdir(parents=True)
-            colour = np.random.default_rng(c).integers(40, 216, 3)
+            colour = np.random.default_rng(c).integers(90, 166, 3)
             for i in range(size):
                 stripes = 30 * ((np.arange(side) // (c % 4 + 1) + i) % 2)[None, :, None]
-                noise = random.integers(-25, 25, (side, side, 3))
+                noise = random.integers(-90, 90, (side, side, 3))
                 Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
         return root
 

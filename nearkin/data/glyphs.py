@@ -24,14 +24,14 @@ CHARACTERS = (
     "ΔΘΞΣΦΨΩαβδεζηιλμξρςσφω"
     "ЂЉЊЋДЖЛЧШЩЪЫЭЮЯицьђ"
     "ԳԴԶԷԸԹԺԻԽԾԿՀՃՄՆՇՊՌՎՐՒՔՖբդեըթխծկմնչպջվ"
-    "აბდეზთილმოპრსტუფქღცჭჯჲჴჵჶ"
+    "აბდეზთლმოპრსტუფქღცჭჯჲჴჵჶ"
     "℞℮"
     "↜↢↣↯↱↳↴↶↻⇅⇇⇈⇊⇔⇫⇱⇲⇵"
-    "∊∍∃∓√∝∞∫∢∴∵∷∹≎≗≟≤≥≪≫≽⊂⊇⊏⊐⊔⊢⊰⊱⊴⋈⋌⋓⋜"
+    "∊∍∃∓√∝∞∫∴∵∷∹≎≗≟≤≥≪≫≽⊂⊇⊏⊐⊔⊢⊰⊱⊴⋈⋌⋓⋜"
     "⌂⌘"
-    "▱▲▷▽◁◐◑◒◓◠◡◬◭◰◲◵◺◿"
-    "☂☃☄☆☇☈☉☋☜☝☞☟☡☼☽☿♃♄♅♆♈♉♊♌♎♏♑♔♕♖♗♘♡♢♤♧♨♩♪♫♬♭♮♲♾⚐⚓⚖⚗⚘⚙⚚⚜"
-    "✂✆✈✍✓✲✿❞❦➔➢➩➲"
+    "▱▲▷▽◁◐◑◒◓◠◡◬◰◲◵◺◿"
+    "☂☃☄☆☇☈☉☋☜☝☞☟☡☼☽☿♃♄♅♈♉♊♌♎♏♑♔♕♖♗♘♡♢♤♧♨♩♪♫♬♭♮♲♾⚐⚓⚖⚗⚘⚙⚚⚜"
+    "✂✆✈✍✓✿❞❦➔➢➩➲"
 )
 
 FONTS = (
@@ -128,7 +128,7 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image.Ima
     paper, colour = random_colours(rng)
     light = rng.uniform(-25, 25, 2) @ (np.indices((size, size)) / size - 0.5).reshape(2, -1)
     picture = paper + coverage * (colour - paper)  # (size, size, 3)
-    picture += light.reshape(size, size, 1) + rng.normal(0, rng.uniform(0, 10), (size, size, 1))
+    picture += light.reshape(size, size, 1) + rng.normal(0, rng.uniform(0, 12), (size, size, 1))
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
@@ -140,13 +140,13 @@ def random_pose(ink: tuple[int, int], size: int, rng: np.random.Generator) -> li
     angle = np.radians(rng.uniform(-25, 25))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
-    slant = np.array([[1, rng.uniform(-0.2, 0.2)], [0, 1]])
-    stretch = rng.uniform(0.65, 0.85) * np.diag(np.exp(rng.uniform(-0.1, 0.1, 2)))
+    slant = np.array([[1, rng.uniform(-0.25, 0.25)], [0, 1]])
+    stretch = rng.uniform(0.6, 0.85) * np.diag(np.exp(rng.uniform(-0.1, 0.1, 2)))
 
     # From -1..1 over the ink's longer side to -1..1 over the square, homogeneous.
     pose = np.eye(3)
     pose[:2, :2] = turn @ slant @ stretch
-    pose[:2, 2] = rng.uniform(-0.06, 0.06, 2)
+    pose[:2, 2] = rng.uniform(-0.08, 0.08, 2)
     pose[2, :2] = rng.uniform(-0.1, 0.1, 2)
 
     long = max(ink) / 2
@@ -159,7 +159,7 @@ def random_pose(ink: tuple[int, int], size: int, rng: np.random.Generator) -> li
 def random_colours(rng: np.random.Generator) -> NDArray[np.float64]:
     """Colours (2, 3) of paper and ink, RGB in 0..255, whose brightness differs enough to read."""
     dark = rng.uniform(0, 50)
-    brightness = np.array([dark + rng.uniform(125, 155), dark])
+    brightness = np.array([dark + rng.uniform(130, 155), dark])
     tint = rng.normal(0, 12, (2, 3))
     colours = (brightness[:, None] + tint - tint.mean(axis=1, keepdims=True)).clip(0, 255)
-    return colours[::-1] if rng.random() < 0.1 else colours
+    return colours[::-1] if rng.random() < 0.15 else colours

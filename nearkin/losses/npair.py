@@ -81,7 +81,7 @@ def _multi_class(x: Tensor, labels: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         _check_pairs(labels)
     order = labels.long().argsort(stable=True)
-    anchors, positives = x[order].reshape(len(x) // 2, 2, -1).unbind(dim=1)  # (N / 2, D) each
+    anchors, positives = x[order].reshape(len(x) // 2, 2, x.shape[1]).unbind(dim=1)  # (N / 2, D) each
     with full_precision(x):
         logits = anchors @ positives.T
     target = torch.arange(len(logits), device=x.device)

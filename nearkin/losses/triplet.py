@@ -45,7 +45,7 @@ class TripletLoss(nn.Module):
         if not self.disjoint:
             return batch_all(squared_distances(x), labels, self.margin)
         _check_thirds(labels)
-        anchor, positive, negative = x.reshape(3, len(x) // 3, -1)  # (N / 3, D) each
+        anchor, positive, negative = x.reshape(3, len(x) // 3, x.shape[1])  # (N / 3, D) each
         d2_positive = (anchor - positive).square().sum(dim=1)
         d2_negative = (anchor - negative).square().sum(dim=1)
         hinge: Tensor = (d2_positive - d2_negative + self.margin).relu()
@@ -78,7 +78,7 @@ def _check_thirds(labels: Tensor) -> None:
         )
     if torch.compiler.is_compiling():
         return
-    anchor, positive, negative = labels.reshape(3, -1)
+    anchor, positive, negative = labels.reshape(3, len(labels) // 3)
     wrong = int(((anchor != positive) | (anchor == negative)).sum())
     if wrong:
         raise ValueError(

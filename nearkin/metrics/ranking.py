@@ -74,3 +74,13 @@ def nearest(score: Tensor, k: int) -> Tensor:
     columns = columns.sort(dim=1).values
     order = score.gather(1, columns).argsort(dim=1, descending=True, stable=True)
     return columns.gather(1, order)
+
+
+def rank_of_first(score: Tensor, wanted: Tensor) -> Tensor:
+    """Rank, from 0, of the first of the wanted columns (C, M bool) in the order of `nearest`: (C,).
+
+    Counts instead of sorting: one comparison per score, however far down that column is.
+    """
+    best, column = score.masked_fill(~wanted, -torch.inf).max(dim=1, keepdim=True)  # of equals, the lowest column
+    lower = torch.arange(score.shape[1], device=score.device) < column
+    return ((score > best) | ((score == best) & lower)).sum(dim=1)

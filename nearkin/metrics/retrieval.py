@@ -19,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.metrics.inputs import Array, as_embeddings, as_labels
-from nearkin.metrics.ranking import nearest, scores
+from nearkin.metrics.ranking import nearest, rank_of_first, scores
+
+# A top-k this short costs what a pass over the scores does, however short it is made.
+SHORT = 32
 
 
 def recall_at_k(
@@ -81,8 +84,8 @@ def retrieval(
     """All three from one pass over the distances: {"recall@K": ... for each K, "map@r": ..., "r_precision": ...}.
 
     Ranks are exact for the embeddings as `ranking.to_grid` rounds them (to about float32), so they depend neither on
-    the machine nor on how the work is cut up. Costs one float64 product (Q, D) x (D, M) and a top-k of it; memory is
-    the embeddings in float64 and a few chunks of 64 MB.
+    the machine nor on how the work is cut up. Costs one float64 product (Q, D) x (D, M) and a top-k of it, the same
+    for every K; memory is the embeddings in float64 and a few chunks of 64 MB.
 
     Args:
         queries: (Q, D) embeddings, NumPy or PyTorch, of any floating type; computed on the device they are on.
@@ -120,25 +123,42 @@ def retrieval(
     query_class, gallery_class = class_of[: len(points)], class_of[len(points) :]
     relevant = torch.bincount(gallery_class, minlength=len(classes))[query_class] - int(alone)
 
-    measured = []
-    for rows, score in scores(points, None if alone else others):
-        length = min(max(*ks, int(relevant[rows].max())), len(others) - int(alone))
-        hit = gallery_class[nearest(score, length)] == query_class[rows, None]  # (C, K)
-        measured.append(_measure(hit, relevant[rows], ks))
-    names = [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
-    return dict(zip(names, torch.cat(measured, dim=1).mean(dim=1).tolist(), strict=True))
+    judged = [
+        _judge(score, gallery_class, query_class[rows], relevant[rows])
+        for rows, score in scores(points, None if alone else others)
+    ]
+    rank, average_precision, precision = (torch.cat(part) for part in zip(*judged, strict=True))
+    return {
+        **{f"recall@{k}": float((rank < min(k, len(others))).double().mean()) for k in ks},
+        "map@r": float(average_precision.mean()),
+        "r_precision": float(precision.mean()),
+    }
 
 
-def _measure(hit: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
-    """Recall at each K, average precision at R, and R-precision of every query: (len(ks) + 2, C) float64.
+def _judge(score: Tensor, gallery_class: Tensor, query_class: Tensor, relevant: Tensor) -> tuple[Tensor, ...]:
+    """Judge each query's ranked list.
 
     Args:
-        hit: (C, K) whether the i-th nearest is of the query's class, K at least as long as any of ks and R needs.
-        relevant: (C,) R of each query; 0 makes every one of the scores 0.
+        score: (C, M), the nearer the higher; -inf for the query itself, if it is in the gallery.
+        gallery_class: (M,).
+        query_class: (C,).
+        relevant: (C,) R of each query.
+
+    Returns:
+        The rank, from 0, of the nearest of the query's class (M where there is none), the average precision at R, and
+        the precision at R: (C,) each.
     """
-    recall = [hit[:, :k].any(dim=1).double() for k in ks]
-    rank = torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)
-    hit = hit & (rank <= relevant[:, None])
-    precision = hit.cumsum(dim=1) / rank  # (C, K), at each rank
-    total = relevant.clamp(min=1)
-    return torch.stack([*recall, (hit * precision).sum(dim=1) / total, hit.double().sum(dim=1) / total])
+    length = min(max(int(relevant.max()), SHORT), len(gallery_class))
+    hit = gallery_class[nearest(score, length)] == query_class[:, None]  # (C, K)
+    hit &= relevant[:, None] > 0  # an image alone in its class does not find itself, at the end of a whole list
+    found = hit.any(dim=1)
+    rank = hit.byte().argmax(dim=1).where(found, len(gallery_class))
+    later = (relevant > 0) & ~found  # beyond the list: rare where the embedding is good, and too far to sort for
+    if later.any():
+        rank[later] = rank_of_first(score[later], gallery_class == query_class[later, None])
+
+    position = torch.arange(1, length + 1, dtype=torch.float64, device=score.device)
+    hit &= position <= relevant[:, None]
+    precision = hit.cumsum(dim=1) / position  # at each position
+    divisor = relevant.clamp(min=1)
+    return rank, (hit * precision).sum(dim=1) / divisor, hit.double().sum(dim=1) / divisor

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 NOT_CURVES = ("step", "epoch", "seconds")
 ORDER = ("loss", "validation", "lr")  # these first, others as they come
 SMOOTHED = "loss"  # the only curve that is noise around a trend
-WINDOW = 1 / 25  # of the run, over which a smoothed curve averages
+REACH = 1 / 50  # of the run: how far to either side a smoothed curve averages
 LOG_RANGE = 100  # a curve whose largest value is this many times its smallest needs a logarithmic axis
 MOST_POINTS = 1_000  # more than a chart has pixels for
 
@@ -53,11 +53,11 @@ class Chart:
 
 
 def charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    """Group the logged numbers into charts, one per prefix: `validation/recall@1` and `validation/map@r` share one.
+    """Group the logged numbers into charts by prefix: `validation/recall@1` and `validation/map@r` share one.
 
     Args:
-        history: Rows with "step" and any numbers, such as {"step": 20, "loss": 0.61, "lr": 0.001}. A step that was
-            logged again (by a run that was resumed) counts as logged last.
+        history: Rows with "step" and any numbers, such as {"step": 20, "loss": 0.61, "lr": 0.001}. A step that
+            was logged again (by a run that was resumed) counts as logged last.
     """
     logged: dict[str, dict[int, float]] = {}
     for row in history:
@@ -73,15 +73,14 @@ def charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
     return [_chart(name, series) for name, series in groups.items() if series]
 
 
-def smooth(values: NDArray[np.float64], window: float) -> NDArray[np.float64]:
-    """Average each of (n,) values with those before it, exponentially less with age, over about `window` of them."""
-    keep = 1 - 1 / max(window, 1)
-    total = weight = 0.0
-    trend = np.empty_like(values)
-    for i, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1  # by the weight: no pull to 0 at the start
-        trend[i] = total / weight
-    return trend
+def smooth(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Average each of (n,) values with those up to `reach` before and after it, the nearer the more.
+
+    Not an average of the past only, as for a running display: that one lags behind wherever the curve falls.
+    """
+    weights = np.hanning(2 * reach + 3)[1:-1]
+    total = np.convolve(values, weights)[reach : reach + len(values)]
+    return total / np.convolve(np.ones_like(values), weights)[reach : reach + len(values)]
 
 
 def _series(name: str, points: dict[int, float], smoothed: bool) -> Series:
@@ -89,8 +88,8 @@ def _series(name: str, points: dict[int, float], smoothed: bool) -> Series:
     finite = [step for step in steps if math.isfinite(points[step])]
     broken_at = next((step for step in steps if not math.isfinite(points[step])), None)
     values = np.array([points[step] for step in finite])
-    window = WINDOW * len(values)
-    trend = smooth(values, window) if smoothed and window > 1 else values[:0]
+    reach = round(REACH * len(values))
+    trend = smooth(values, reach) if smoothed and reach else values[:0]
     return Series(name, _thin(np.array(finite)), _thin(values), _thin(trend), broken_at)
 
 

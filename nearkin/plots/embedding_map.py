@@ -16,8 +16,8 @@ SPREAD = 1e-4  # of the first layout, as openTSNE and scikit-learn start: small,
 def map_sample(labels: NDArray[np.int64], limit: int = 5_000, seed: int = 0) -> NDArray[np.int64]:
     """Choose the pictures that go on the map: all, or a random subset of `limit` of them.
 
-    Plain random pictures of many small classes would be strangers to each other and their map would show nothing.
-    So whole classes are drawn, each up to its share of the subset.
+    Plain random pictures of many small classes would be strangers to each other, and their map would show
+    nothing. So whole classes are drawn, each up to its share of the subset.
 
     Returns:
         Indices into labels (n,), ascending.
@@ -43,8 +43,8 @@ def perplexity(n: int) -> float:
 def embedding_map(embeddings: NDArray[np.float32], seed: int = 0) -> NDArray[np.float64]:
     """Lay out embeddings (n, D) in the plane.
 
-    Fewer than FEWEST_FOR_TSNE points, and points that are all the same, are laid out by their principal components.
-    The same input gives the same map.
+    Fewer than FEWEST_FOR_TSNE points are laid out by their principal components, points that are all the same
+    in one place. The same input gives the same map.
 
     Returns:
         Coordinates (n, 2), centred, the longer side spanning [-1, 1].
@@ -54,11 +54,13 @@ def embedding_map(embeddings: NDArray[np.float32], seed: int = 0) -> NDArray[np.
     if len(points) >= FEWEST_FOR_TSNE and layout.any():
         layout = _tsne(points, layout, seed)
     low, high = layout.min(axis=0), layout.max(axis=0)
-    return (layout - (low + high) / 2) / (np.max(high - low) / 2 or 1)
+    half = float(np.max(high - low)) / 2
+    centred: NDArray[np.float64] = layout - (low + high) / 2
+    return centred / (half or 1)
 
 
 def _principal_components(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Project (n, D) onto the two directions of largest variance: (n, 2); zeros where the points do not differ."""
+    """Project (n, D) onto the two directions of largest variance (n, 2); zeros if the points do not differ."""
     centred = points - points.mean(axis=0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
     scale[scale <= 1e-9 * np.linalg.norm(points)] = 0  # rounding, not spread

@@ -24,7 +24,7 @@ class Neighbours:
         distances: (n, k) Euclidean.
         precision: (n,) average precision at R, in [0, 1]; nan for a picture alone in its class.
         margin: (n,) distance to the nearest picture of another class less that to the nearest of its own;
-            inf where there is no other class, -inf where there is no other picture of its own, nan for neither.
+            inf where there is none of another class, -inf where there is none of its own, nan for neither.
     """
 
     indices: NDArray[np.int64]
@@ -94,7 +94,7 @@ def one_per_class(order: Iterable[int], labels: NDArray[np.int64], count: int) -
 
 
 def confused_pairs(
-    neighbours: Neighbours, labels: NDArray[np.int64], limit: int = 8, examples: int = 4
+    neighbours: Neighbours, labels: NDArray[np.int64], limit: int = 9, examples: int = 4
 ) -> list[ConfusedPair]:
     """The pairs of classes that most often hold the nearest neighbour of each other's pictures.
 

@@ -1,7 +1,7 @@
 """Data + our own scripts -> one HTML page that is complete in itself and safe to open.
 
-Whatever text the data holds is never part of the markup: it travels as JSON, which the scripts insert as text. The
-page's policy makes the browser keep this promise: it runs no script but ours and fetches nothing.
+Whatever text the data holds is never part of the markup: it travels as JSON, which the scripts insert as
+text. The page's policy makes the browser keep this promise: it runs no script but ours and fetches nothing.
 """
 
 import base64
@@ -47,7 +47,7 @@ def script_json(data: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Reduce nested values of any kind to what JSON has; what it lacks (infinity, a path) becomes its text."""
+    """Reduce nested values of any kind to what JSON has; what it lacks (infinity, a path) becomes text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):

@@ -33,9 +33,7 @@ class Sprites:
     rows: int
 
 
-def sprites(
-    paths: Sequence[Path], tile: int = 64, columns: int = 32, rows: int = 32, quality: int = 70
-) -> Sprites:
+def sprites(paths: Sequence[Path], tile: int = 64, columns: int = 32, rows: int = 32, quality: int = 70) -> Sprites:
     """Put the central square of each picture on sheets of thumbnails; one that cannot be read is grey.
 
     A full sheet of 2,048 pixels a side compresses well, and any phone can decode it.

@@ -107,8 +107,8 @@ def method(
         ),
         (
             "Search",
-            f"Each of the {len(labels):,} pictures searches among all the others. Its own entry is left out by "
-            f"its index, so that copies of it count; ties go to the lower index.{misses}",
+            f"Each of the {len(labels):,} pictures searches among all the others. Its own entry is left out "
+            f"by its index, so that copies of it count; ties go to the lower index.{misses}",
         ),
         (
             "Distance",
@@ -118,15 +118,15 @@ def method(
         ("Recall@K", "The share of pictures that have one of their own class among their K nearest."),
         (
             "R-precision, MAP@R",
-            "R is the number of other pictures of the same class. R-precision is the share of the R nearest that "
-            "are right. MAP@R adds up the precision at each right one among them, and divides by R.",
+            "R is the number of other pictures of the same class. R-precision is the share of the R nearest "
+            "that are right. MAP@R adds up the precision at each right one among them, and divides by R.",
         ),
         ("NMI, F1", f"The classes against {len(sizes):,} clusters by k-means{_kmeans(config)}."),
         ("Untrained", "The same network before its first training step, scored in the same way."),
         (
             "Map",
-            f"Drawn by {drawn}. Who is next to whom means something. The distance between far groups, the size "
-            "of a group and the directions do not.",
+            f"Drawn by {drawn}. Who is next to whom means something. The distance between far groups, the "
+            "size of a group and the directions do not.",
         ),
     ]
 
@@ -158,11 +158,13 @@ def _named(value: Any) -> str:
 
 
 def _kmeans(config: Mapping[str, Any]) -> str:
+    """How the clusters were started, where the configuration says so."""
     protocol = config.get("protocol")
-    if not isinstance(protocol, Mapping) or not protocol.keys() >= {"kmeans_init", "kmeans_restarts", "kmeans_seed"}:
+    wanted = ("kmeans_init", "kmeans_seed", "kmeans_restarts")
+    if not isinstance(protocol, Mapping) or not all(key in protocol for key in wanted):
         return ""
-    runs = counted(protocol["kmeans_restarts"], "run", "runs")
-    return f", {protocol['kmeans_init']} start, seed {protocol['kmeans_seed']}, the best of {runs}"
+    init, seed, restarts = (protocol[key] for key in wanted)
+    return f", {init} start, seed {seed}, the best of {counted(restarts, 'run', 'runs')}"
 
 
 def _duration(seconds: float) -> str:

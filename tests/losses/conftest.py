@@ -39,7 +39,10 @@ BATCHES: dict[str, Callable[[], Batch]] = {
     "one dimension": lambda: (points(0, 9, 1), torch.arange(9) % 3),
     "norm 1e3": lambda: (of_norm(1e3), UNBALANCED),
     "norm 1e-4": lambda: (of_norm(1e-4), UNBALANCED),
-    "mixed norms": lambda: (of_norm(1.0) * torch.logspace(-3, 3, 12, dtype=torch.float64)[:, None], UNBALANCED),
+    "mixed norms": lambda: (
+        of_norm(1.0) * torch.logspace(-3, 3, 12, dtype=torch.float64)[:, None],
+        UNBALANCED,
+    ),
     "far from the origin": lambda: (of_norm(1.0) + 1e3, UNBALANCED),
     "duplicates": lambda: (with_copies(0.0), UNBALANCED),
     "near duplicates": lambda: (with_copies(1e-5), UNBALANCED),

@@ -32,7 +32,7 @@ function classList(map) {
     list.replaceChildren(...found.slice(0, LISTED).map(entry));
     const shown = Math.min(found.length, LISTED);
     byId("class-count").textContent =
-      shown < labels.length ? `${whole(shown)} of ${whole(labels.length)} classes` : `${whole(shown)} classes · Recall@1`;
+      shown < labels.length ? `${whole(shown)} of ${whole(labels.length)} classes` : `${whole(shown)} classes and their Recall@1`;
     mark(map.selected);
   }
 
@@ -40,6 +40,9 @@ function classList(map) {
     for (const button of list.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", selected.has(Number(button.dataset.label)));
     }
+    // A class chosen on the map comes into view in the list; scrollIntoView would move the page as well.
+    const first = list.querySelector('[aria-pressed="true"]');
+    if (first) list.scrollTop = clamp(list.scrollTop, first.offsetTop + first.offsetHeight - list.clientHeight, first.offsetTop);
     byId("class-clear").hidden = selected.size === 0;
   }
 

@@ -104,7 +104,8 @@ function drawAxes(svg, x, y, width, height, chart) {
     );
   }
   for (const value of ticks(x.domain, Math.max(2, width / 100)).filter(Number.isInteger)) {
-    svg.append(svgElement("text", { x: x(value), y: height - SPACE.bottom + 15, "text-anchor": "middle" }, whole(value)));
+    const anchor = x(value) > width - 24 ? "end" : "middle";
+    svg.append(svgElement("text", { x: x(value), y: height - SPACE.bottom + 15, "text-anchor": anchor }, whole(value)));
   }
   svg.append(svgElement("text", { x: width - SPACE.right, y: height - 3, "text-anchor": "end" }, "training step"));
   if (chart.log) svg.append(svgElement("text", { x: 0, y: height - 3 }, "logarithmic"));

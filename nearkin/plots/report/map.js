@@ -114,6 +114,7 @@ class PictureMap {
   /** Go to a view in a fifth of a second, or at once. */
   moveTo(target, then = () => {}) {
     cancelAnimationFrame(this.flight);
+    this.hover(null);
     const start = this.view;
     const end = { ...target, zoom: clamp(target.zoom, ZOOM.least, ZOOM.most) };
     const began = performance.now();
@@ -135,7 +136,6 @@ class PictureMap {
     let best = null;
     let least = within ** 2;
     for (let i = 0; i < this.x.length; i++) {
-      if (this.selected.size && !this.selected.has(this.labels[i])) continue;
       const [x, y] = this.toPixels(i);
       const squared = (x - px) ** 2 + (y - py) ** 2;
       if (squared <= least) [best, least] = [i, squared];
@@ -367,10 +367,12 @@ class PictureMap {
       const points = this.byClass.get(label);
       if (!points) continue;
       const middle = this.middles.get(label);
-      const [x, y] = this.toPixels(middle);
+      const [px, y] = this.toPixels(middle);
+      if (px < 0 || px > this.width || y < 0 || y > this.height) continue;
       const text = className(label);
-      const half = context.measureText(text).width / 2 + 4;
-      const box = [x - half, y - 9, x + half, y + 9];
+      const half = context.measureText(text).width / 2 + 6;
+      const x = clamp(px, half, Math.max(half, this.width - half));
+      const box = [x - half, y - 12, x + half, y + 12];
       if (taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3])) continue;
       taken.push(box);
       context.strokeStyle = this.paper;

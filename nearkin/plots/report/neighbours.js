@@ -31,21 +31,24 @@ function foundPicture(picture, distance, query) {
     caption);
 }
 
-/** Two classes that are taken for each other, with examples, and a way to both on the map. */
+/** Two classes that are taken for each other, with examples, and a way to them on the map (null: not on it). */
 function confusedPair({ classes, counts, examples }, showOnMap) {
   const [first, second] = classes.map(className);
   const sizes = classes.map((label) => DATA.classes.sizes[label]);
   const count = (number, of, from, to) =>
     element("div", {}, element("b", {}, `${number} of ${of}`), ` ${from} → ${to}`);
-  const button = element("button", { type: "button", class: "link" }, "Show both on the map");
-  button.addEventListener("click", () => showOnMap(classes));
-  return element("article", { class: "pair card" },
+  const card = element("article", { class: "pair card" },
     element("h3", {}, first, element("span", {}, " and "), second),
     element("div", { class: "counts" },
       count(counts[0], sizes[0], first, second),
       count(counts[1], sizes[1], second, first)),
     element("div", { class: "examples" }, ...examples.map(([query, nearest]) => element("figure", {},
       photo(query, `Query: ${className(classOf(query))}`),
-      photo(nearest, `Its nearest: ${className(classOf(nearest))}`)))),
-    button);
+      photo(nearest, `Its nearest: ${className(classOf(nearest))}`)))));
+  if (showOnMap) {
+    const button = element("button", { type: "button", class: "link" }, "Show both on the map");
+    button.addEventListener("click", showOnMap);
+    card.append(button);
+  }
+  return card;
 }

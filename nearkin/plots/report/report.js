@@ -63,6 +63,13 @@ function drawMap() {
   return map;
 }
 
+function showOnMap(map, labels) {
+  map.select(labels);
+  map.frame(labels);
+  byId("map-section").scrollIntoView({ behavior: lessMotion.matches ? "auto" : "smooth" });
+  map.canvas.focus({ preventScroll: true });
+}
+
 function drawReport() {
   document.title = `${DATA.name} · nearkin`;
   byId("name").textContent = DATA.name;
@@ -74,12 +81,10 @@ function drawReport() {
   const map = drawMap();
   byId("sections").append(...DATA.sections.filter(({ rows }) => rows.length).map(neighbourSection));
   byId("confused-section").hidden = DATA.confused.length === 0;
-  byId("confused").append(...DATA.confused.map((pair) => confusedPair(pair, (classes) => {
-    map.select(classes);
-    map.frame(classes);
-    byId("map-section").scrollIntoView({ behavior: lessMotion.matches ? "auto" : "smooth" });
-    map.canvas.focus({ preventScroll: true });
-  })));
+  byId("confused").append(...DATA.confused.map((pair) => {
+    const onMap = pair.classes.every((label) => map.byClass.has(label));
+    return confusedPair(pair, onMap ? () => showOnMap(map, pair.classes) : null);
+  }));
   byId("method").append(...definitions(DATA.method));
   byId("config").append(tree(DATA.config));
 }

@@ -1,0 +1,283 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nearkin import config, embed
+from nearkin.checkpoint import load_checkpoint
+from nearkin.errors import InputError
+from nearkin.losses import RankedListLoss
+from nearkin.models import Backbone, ConvNet, Embedder
+from nearkin.train import TrainingStopped, parameter_groups, train, with_warmup
+
+SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3"]
+
+
+@pytest.fixture
+def run(make_folder, tmp_path):
+    """Train on ten small classes: `run("name", "--steps", "5")` gives the run's folder."""
+    root = make_folder([6] * 10)
+
+    def start(name, *arguments, overwrite=False, resume=False):
+        given = ["--data", str(root), "--out", str(tmp_path / name), *SMALL, "--steps", "12", *map(str, arguments)]
+        return train(**config.read(given).build(), overwrite=overwrite, resume=resume)
+
+    start.root = root
+    return start
+
+
+def weights(run):
+    return load_file(run.path / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Troubled(nn.Module):
+    """Ranked list loss that meets with trouble at one step, counted over all instances."""
+
+    step, trouble = 0, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = RankedListLoss()
+        self.normalize = True
+
+    def forward(self, embeddings, labels):
+        Troubled.step += 1
+        value = self.loss(embeddings, labels)
+        if Troubled.step == 7:
+            if Troubled.trouble == "nan":
+                return value * float("nan")
+            if Troubled.trouble == "nan gradient":
+                return value + (embeddings * 0).sqrt().sum()
+            if Troubled.trouble == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+        return value
+
+
+@pytest.fixture
+def trouble(monkeypatch):
+    def prepare(kind):
+        monkeypatch.setattr(Troubled, "step", 0)
+        monkeypatch.setattr(Troubled, "trouble", kind)
+        return ["--loss", f"{__name__}.Troubled"]
+
+    return prepare
+
+
+def test_a_run_is_complete_and_learns(run):
+    finished = run("a", "--steps", 60, "--optimizer.lr", "3e-3")
+    assert {path.name for path in finished.path.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "result.json",
+        "model.safetensors",
+        "model.json",
+        "last.ckpt",
+    }
+    result = finished.read_json("result.json")
+    keys = {"recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "nmi", "f1"}
+    assert result["untrained"].keys() == result["trained"].keys() == keys
+    assert result["trained"]["map@r"] > result["untrained"]["map@r"]
+    assert result["protocol"]["test_classes"] == 5
+    assert result["protocol"]["test_images"] == 30
+    history = finished.history()
+    assert [row["step"] for row in history] == [10, 20, 30, 40, 50, 60]
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_the_model_loads_and_gives_the_scored_embeddings(run):
+    finished = run("a")
+    model = embed.load(finished.path)
+    assert model.trained_classes == [f"class-{c:02d}" for c in range(5)]
+    paths = sorted(run.root.glob("class-0[5-9]/*.png"))
+    embeddings = model.embed(paths)
+    assert embeddings.shape == (30, 8)
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    from nearkin import metrics
+
+    scores = metrics.evaluate(embeddings, np.repeat(np.arange(5), 6))
+    assert scores == pytest.approx(finished.read_json("result.json")["trained"])
+
+
+def test_its_config_repeats_it_and_another_seed_does_not(run, tmp_path):
+    first = run("a")
+    again = config.read([str(first.path / "config.yaml"), "--out", str(tmp_path / "b")])
+    repeated = train(**again.build())
+    assert same(weights(first), weights(repeated))
+    assert not same(weights(first), weights(run("c", "--seed", 1)))
+
+
+def test_stopped_by_ctrl_c_it_resumes_to_the_same_weights(run, trouble):
+    whole = run("whole", *trouble(None))
+    arguments = trouble("interrupt")
+    with pytest.raises(TrainingStopped, match=r"stopped after step 7 of 12; go on with: .*config.yaml --resume"):
+        run("stopped", *arguments)
+    resumed = run("stopped", *arguments, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert [row["step"] for row in resumed.history()] == [row["step"] for row in whole.history()]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_restores_schedule_and_validation(run, trouble):
+    options = ["--schedule", "CosineAnnealingLR", "--warmup", "4", "--data.validation", "0.4", "--validate_every", "5"]
+    whole = run("whole", *options, *trouble(None))
+    with pytest.raises(TrainingStopped):
+        run("stopped", *options, *trouble("interrupt"))
+    resumed = run("stopped", *options, *trouble("interrupt"), resume=True)
+    assert same(weights(whole), weights(resumed))
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in each.history()] for each in (whole, resumed)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kind", ["nan", "nan gradient"])
+def test_a_nan_stops_with_the_step_the_loss_and_the_last_good_checkpoint(run, trouble, kind):
+    step = 7
+    message = rf"Troubled became NaN or infinite at step {step}; the last good checkpoint is .*last.ckpt \(step 6\)"
+    with pytest.raises(TrainingStopped, match=message):
+        run("a", *trouble(kind), "--checkpoint_minutes", 0)
+
+
+def test_a_nan_before_the_first_checkpoint_says_so(run, trouble):
+    with pytest.raises(TrainingStopped, match=r"step 7; no checkpoint had been written"):
+        run("a", *trouble("nan"))
+
+
+def test_weights_that_overflow_are_reported_as_the_loss(run):
+    with pytest.raises(TrainingStopped, match="RankedListLoss became NaN or infinite at step"):
+        run("a", "--optimizer", "SGD", "--optimizer.lr", "1e30")
+
+
+def test_test_pictures_choose_nothing(run, make_folder):
+    options = ["--data.validation", "0.4", "--validate_every", "3"]
+    first = run("a", *options)
+    for path in run.root.glob("class-0[5-9]/*.png"):
+        path.write_bytes((run.root / "class-00" / "00.png").read_bytes())
+    second = run("b", *options)
+    assert same(weights(first), weights(second))
+    assert first.read_json("result.json") != second.read_json("result.json")
+
+
+def test_the_best_validation_is_what_is_kept(run):
+    finished = run("a", "--data.validation", "0.4", "--validate_every", "3", "--optimizer.lr", "0.3")
+    seen = {row["step"]: row["validation/recall@1"] for row in finished.history() if "validation/recall@1" in row}
+    assert list(seen) == [3, 6, 9, 12]
+    best = max(seen, key=lambda step: (seen[step], -step))
+    assert best != 12, "the rate is meant to be so high that the last is not the best"
+    alone = run("b", "--data.validation", "0.4", "--validate_every", str(best), "--optimizer.lr", "0.3", "--steps", best)
+    assert same(weights(finished), weights(alone))
+    assert not same(weights(finished), load_checkpoint(finished.checkpoint)["embedder"])
+
+
+def test_the_head_learns_ten_times_faster_beside_a_pretrained_backbone(run, tmp_path):
+    torch.manual_seed(0)
+    torch.save(ConvNet().state_dict(), tmp_path / "weights.pt")
+    options = ["--optimizer", "SGD", "--optimizer.lr", "0.01", "--steps", "2"]
+    pretrained = run("a", *options, "--backbone.weights", tmp_path / "weights.pt")
+    groups = load_checkpoint(pretrained.checkpoint)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.01, 0.1]
+    groups = load_checkpoint(run("b", *options).checkpoint)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.01, 0.01]
+
+
+def test_frozen_batch_norm_keeps_its_statistics(run):
+    frozen, moving = (weights(run(str(choice), "--frozen_batch_norm", choice)) for choice in ("true", "false"))
+    means = [key for key in frozen if key.endswith("running_mean")]
+    assert len(means) == 4
+    assert all(frozen[key].eq(0).all() for key in means)
+    assert not any(moving[key].eq(0).all() for key in means)
+    assert any(not torch.equal(frozen[key], moving[key]) for key in frozen if key.endswith("weight"))
+
+
+def test_bfloat16_clipping_and_tensorboard(run):
+    finished = run("a", "--precision", "bf16-mixed", "--clip_gradient", "0.001", "--logger", "tensorboard")
+    assert list((finished.path / "tensorboard").glob("events.*"))
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(finished).values())
+    assert not same(weights(finished), weights(run("b", "--precision", "bf16-mixed")))
+
+
+@pytest.mark.parametrize("sampler", ["NPairSampler", "DisjointTripletSampler"])
+def test_other_batches_with_the_losses_they_are_for(run, sampler):
+    loss = {"NPairSampler": ["--loss", "NPairLoss"], "DisjointTripletSampler": ["--loss", "TripletLoss", "--loss.disjoint", "true"]}
+    arguments = ["--data", str(run.root), "--image.size", "16", "--sampler", sampler, "--sampler.batch_size", "6"]
+    settings = config.read([*arguments, *loss[sampler], "--steps", "3", "--out", str(run.root.parent / "a")])
+    finished = train(**settings.build())
+    normalized = json.loads((finished.path / "model.json").read_text())["normalize"]
+    assert normalized == (sampler != "NPairSampler")
+
+
+def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
+    root = make_folder([6, 6, 1, 6, 6, 6, 1, 6])
+    train(**config.read(["--data", str(root), "--out", str(tmp_path / "a"), *SMALL, "--steps", "2"]).build())
+    assert "1 training class with one picture, left out of the batches: class-02" in caplog.text
+    assert "1 test class with one picture, their pictures count as misses: class-06" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sampler.classes", "6"], "sampler: the batch asks for 6 classes, but only 5 training classes"),
+        (["--sampler.images", "1"], "images per class must be at least 2"),
+        (["--loss.alpha", "-1"], r"loss: .*-1"),
+        (["--optimizer.lr", "-1"], "optimizer or schedule: .*-1"),
+        (["--steps", "0"], "steps >= 1"),
+        (["--backbone", "convnett"], "unknown backbone 'convnett'; did you mean convnet?"),
+        (["--backbone", "timm:resnet81"], "did you mean timm:resnet18"),
+        (["--backbone.weights", "nowhere.pt"], "no file nowhere.pt"),
+        (["--accelerator", "gpux"], "accelerator, precision or logger"),
+        (["--data.validation", "0.1"], "holds out"),
+        (["--logger", "wandb"], r"pip install 'nearkin\[wandb\]'"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_written(run, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run("a", *arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_is_not_overwritten_by_accident(run):
+    first = run("a")
+    before = {path.name: path.read_bytes() for path in first.path.iterdir()}
+    with pytest.raises(InputError, match="already holds a run; go on with it by --resume, replace it by --overwrite"):
+        run("a", "--seed", 1)
+    with pytest.raises(InputError, match="seed was 0, is 1"):
+        run("a", "--seed", 1, resume=True)
+    assert before == {path.name: path.read_bytes() for path in first.path.iterdir()}
+    (first.path / "notes.txt").write_text("mine")
+    second = run("a", "--seed", 1, overwrite=True)
+    assert (second.path / "notes.txt").read_text() == "mine"
+    assert (second.path / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+def test_resume_needs_a_run_and_a_whole_checkpoint(run):
+    with pytest.raises(InputError, match="--resume expects a run in .* but there is none"):
+        run("a", resume=True)
+    finished = run("a")
+    finished.checkpoint.write_bytes(finished.checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last.ckpt is damaged .* remove it"):
+        run("a", resume=True)
+
+
+def test_warmup_then_schedule():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = with_warmup(optimizer, lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=2, gamma=0.5), warmup=3)
+    seen = []
+    for _ in range(8):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        rates.step()
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25])
+
+
+def test_the_losss_own_parameters_learn_with_the_head():
+    embedder, criterion = Embedder(Backbone().build(), 4), nn.Linear(2, 2)
+    backbone, new = parameter_groups(embedder, criterion)
+    assert len(new["params"]) == 4
+    assert len(backbone["params"]) + len(new["params"]) == len([*embedder.parameters(), *criterion.parameters()])
