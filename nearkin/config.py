@@ -86,8 +86,9 @@ def read(arguments: list[str]) -> Settings:
 
 def help_text() -> str:
     """What `nearkin train --help` prints."""
-    without_class_help = re.sub(r"  --\w+\.help .*?(?=\n  --)\n", "", parser().format_help(), flags=re.DOTALL)
-    return f"{without_class_help}\nThe arguments of a class: nearkin train --print_config --loss AngularLoss"
+    text = re.sub(r"  --\w+\.help .*?(?=\n  --)\n", "", parser().format_help(), flags=re.DOTALL)
+    text = re.sub(r",\s*known\s+subclasses:.*?\)", ")", text, flags=re.DOTALL)  # every nn.Module there is
+    return f"{text}\nThe arguments of a class: nearkin train --print_config --loss AngularLoss"
 
 
 def to_yaml(config: Tree) -> str:

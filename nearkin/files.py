@@ -10,7 +10,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written to; the old content is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.tmp")  # what a killed process left of it is overwritten here
     try:
         with open(beside, "wb") as file:
             file.write(content)

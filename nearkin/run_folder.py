@@ -46,8 +46,9 @@ class RunFolder:
         Raises:
             InputError: It holds a run, or a file stands in its place.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--out expects a folder, but {self.path} is a file; name another")
+        place = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not place.is_dir():
+            raise InputError(f"--out expects a folder, but {place} is a file; name another")
         if self.exists() and not overwrite:
             raise InputError(
                 f"{self.path} already holds a run; go on with it by --resume, replace it by --overwrite, "

@@ -24,13 +24,13 @@ CHARACTERS = (
     "ΔΘΞΣΦΨΩαβδεζηιλμξρςσφω"
     "ЂЉЊЋДЖЛЧШЩЪЫЭЮЯицьђ"
     "ԳԴԶԷԸԹԺԻԽԾԿՀՃՄՆՇՊՌՎՐՒՔՖբդեըթխծկմնչպջվ"
-    "აბდეზთლმოპრსტუფქღცჭჯჲჴჵჶ"
+    "აბდეზთჰმოპრსტუფქღცჭჯჲჴჵჶ"
     "℞℮"
     "↜↢↣↯↱↳↴↶↻⇅⇇⇈⇊⇔⇫⇱⇲⇵"
-    "∊∍∃∓√∝∞∫∴∵∷∹≎≗≟≤≥≪≫≽⊂⊇⊏⊐⊔⊢⊰⊱⊴⋈⋌⋓⋜"
+    "∃∊∍∓√∝∞∫∴∵∷∹≎≗≟≤≥≪≫≽⊂⊇⊏⊐⊔⊢⊰⊱⊴⋈⋌⋓⋜"
     "⌂⌘"
     "▱▲▷▽◁◐◑◒◓◠◡◬◰◲◵◺◿"
-    "☂☃☄☆☇☈☉☋☜☝☞☟☡☼☽☿♃♄♅♈♉♊♌♎♏♑♔♕♖♗♘♡♢♤♧♨♩♪♫♬♭♮♲♾⚐⚓⚖⚗⚘⚙⚚⚜"
+    "☂☃☄☆☇☈☉☋☘☜☝☞☟☠☡☼☽☿♃♄♅♈♉♊♌♎♏♑♔♕♖♗♘♡♢♤♧♨♩♪♫♬♭♮♲♾⚐⚒⚓⚔⚖⚗⚘⚙⚚⚜"
     "✂✆✈✍✓✿❞❦➔➢➩➲"
 )
 
@@ -122,13 +122,13 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> Image.Ima
     pen = ImageDraw.Draw(mask)
     for _ in range(rng.integers(0, 3)):  # scratches
         pen.line(rng.uniform(0, 2 * size, 4).tolist(), fill=int(rng.uniform(100, 255)), width=2)
-    mask = mask.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1)))
+    mask = mask.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
 
     coverage = np.asarray(mask, dtype=np.float64)[..., None] / 255  # (size, size, 1)
     paper, colour = random_colours(rng)
     light = rng.uniform(-25, 25, 2) @ (np.indices((size, size)) / size - 0.5).reshape(2, -1)
     picture = paper + coverage * (colour - paper)  # (size, size, 3)
-    picture += light.reshape(size, size, 1) + rng.normal(0, rng.uniform(0, 12), (size, size, 1))
+    picture += light.reshape(size, size, 1) + rng.normal(0, rng.uniform(0, 20), (size, size, 1))
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
@@ -140,13 +140,13 @@ def random_pose(ink: tuple[int, int], size: int, rng: np.random.Generator) -> li
     angle = np.radians(rng.uniform(-25, 25))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
-    slant = np.array([[1, rng.uniform(-0.25, 0.25)], [0, 1]])
-    stretch = rng.uniform(0.6, 0.85) * np.diag(np.exp(rng.uniform(-0.1, 0.1, 2)))
+    slant = np.array([[1, rng.uniform(-0.22, 0.22)], [0, 1]])
+    stretch = rng.uniform(0.62, 0.85) * np.diag(np.exp(rng.uniform(-0.1, 0.1, 2)))
 
     # From -1..1 over the ink's longer side to -1..1 over the square, homogeneous.
     pose = np.eye(3)
     pose[:2, :2] = turn @ slant @ stretch
-    pose[:2, 2] = rng.uniform(-0.08, 0.08, 2)
+    pose[:2, 2] = rng.uniform(-0.06, 0.06, 2)
     pose[2, :2] = rng.uniform(-0.1, 0.1, 2)
 
     long = max(ink) / 2
@@ -159,7 +159,7 @@ def random_pose(ink: tuple[int, int], size: int, rng: np.random.Generator) -> li
 def random_colours(rng: np.random.Generator) -> NDArray[np.float64]:
     """Colours (2, 3) of paper and ink, RGB in 0..255, whose brightness differs enough to read."""
     dark = rng.uniform(0, 50)
-    brightness = np.array([dark + rng.uniform(130, 155), dark])
-    tint = rng.normal(0, 12, (2, 3))
+    brightness = np.array([dark + rng.uniform(130, 160), dark])
+    tint = rng.normal(0, 20, (2, 3))
     colours = (brightness[:, None] + tint - tint.mean(axis=1, keepdims=True)).clip(0, 255)
-    return colours[::-1] if rng.random() < 0.15 else colours
+    return colours[::-1] if rng.random() < 0.12 else colours

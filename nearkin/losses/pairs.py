@@ -59,7 +59,7 @@ def classmates(labels: Tensor) -> tuple[Tensor, Tensor]:
 
     K depends on the data: use this inside `known_gradient` only, which hides it from `torch.compile`.
     """
-    labels = labels.long()
+    labels = labels.long().contiguous()
     order = labels.argsort(stable=True)
     ranked = labels[order]
     start = torch.searchsorted(ranked, labels)
@@ -151,7 +151,7 @@ def squared_distances(x: Tensor) -> Tensor:
     At the cost of one matrix product: |x_i|² + |x_j|² - 2 x_i·x_j. That form leaves an absolute error of a few
     machine epsilons times |x|². So it is taken about the mean of the batch, which changes no distance but shortens
     x, and pairs so close that half their digits would be lost are taken from their difference instead. What
-    remains is a relative error of about 1e-8 in float64 and 1e-4 in float32 at most, and 0 between duplicates.
+    remains is a relative error of about 1e-8 in float64 and 1e-3 in float32 at most (D = 512), 0 for duplicates.
     """
     d2: Tensor = _distances(x, True, False)
     return d2

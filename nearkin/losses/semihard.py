@@ -51,14 +51,14 @@ def semihard(d2: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]
     negatives = d2.masked_fill(same, torch.inf)
     farthest = d2.masked_fill(same, -torch.inf).argmax(dim=1, keepdim=True)
     eps = torch.finfo(d2.dtype).eps
-    rounding = 16 * eps * d2.amax(dim=1, keepdim=True)
+    rounding = 64 * eps * d2.amax(dim=1, keepdim=True)
 
     total, gradient = d2.new_zeros(()), torch.zeros_like(d2)
     for positive, counts in zip(positives.T[..., None], valid.T[..., None], strict=True):
         d2_positive = d2.gather(1, positive)  # (N, 1)
         # A duplicate of the positive is as far as the positive; rounding must not take it beyond. Near duplicates of
         # the anchor are known better than the rest of its row (`squared_distances`).
-        nearest_beyond = d2_positive + torch.minimum(rounding, 4 * eps**0.5 * d2_positive)
+        nearest_beyond = d2_positive + torch.minimum(rounding, 32 * eps**0.5 * d2_positive)
         beyond = torch.threshold_(negatives - nearest_beyond, 0.0, torch.inf)
         gap, nearest = beyond.min(dim=1, keepdim=True)
         negative = torch.where(gap.isinf(), farthest, nearest)

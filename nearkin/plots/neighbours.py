@@ -56,22 +56,28 @@ def find_neighbours(embeddings: NDArray[np.float32], labels: NDArray[np.int64], 
         labels: (n,) class ids.
         k: Neighbours to keep per picture; fewer where there are fewer other pictures.
     """
+    if len(labels) == 1:
+        none, unknown = np.zeros((1, 0)), np.full(1, np.nan)
+        return Neighbours(none.astype(np.int64), none, unknown, unknown)
     points = torch.from_numpy(embeddings)
     members = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
     mates = torch.bincount(members)[members] - 1  # (n,) R of each query
     k = min(k, len(labels) - 1)
-    depth = max(k, int(mates.max()))  # k to show, R to score
+    depth = min(max(k, int(mates.max()) + 1), len(labels) - 1)  # k to show, R to score, one more to meet another class
 
     chunks = []
     for rows, score in scores(points):
         found = nearest(score, depth)  # (C, depth)
-        shown = found[:, :k]
-        distances = (points[rows, None] - points[shown]).norm(dim=2)  # (C, k)
         same = members[rows, None] == members  # (C, n)
-        precision = _average_precision(same.gather(1, found), mates[rows])
-        to_own = _nearest_distance(score.masked_fill(~same, -torch.inf), points[rows], points)
-        to_other = _nearest_distance(score.masked_fill(same, -torch.inf), points[rows], points)
-        chunks.append((shown, distances, precision, to_other - to_own))
+        hits = same.gather(1, found)
+        precision = _average_precision(hits, mates[rows])
+        distances = (points[rows, None] - points[found[:, :k]]).norm(dim=2)  # (C, k)
+
+        own = score.masked_fill_(~same, -torch.inf).argmax(dim=1)  # the nearest of the query's class
+        other = found.gather(1, hits.int().argmin(dim=1, keepdim=True))[:, 0]  # the first that is not
+        to_own = (points[rows] - points[own]).norm(dim=1).masked_fill(mates[rows] == 0, torch.inf)
+        to_other = (points[rows] - points[other]).norm(dim=1).masked_fill(hits.all(dim=1), torch.inf)
+        chunks.append((found[:, :k], distances, precision, to_other - to_own))
     return Neighbours(*(torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)))
 
 
@@ -132,10 +138,5 @@ def _average_precision(hits: Tensor, mates: Tensor) -> Tensor:
     """
     rank = torch.arange(1, hits.shape[1] + 1, dtype=torch.float64)
     counted = hits & (rank <= mates[:, None])
-    return (counted * counted.cumsum(dim=1) / rank).sum(dim=1) / mates
-
-
-def _nearest_distance(score: Tensor, queries: Tensor, points: Tensor) -> Tensor:
-    """Distance of each query (C, D) to the one of points (n, D) with the highest score; inf if all are -inf."""
-    best, index = score.max(dim=1)
-    return (queries - points[index]).norm(dim=1).masked_fill(best == -torch.inf, torch.inf)
+    average: Tensor = (counted * counted.cumsum(dim=1) / rank).sum(dim=1) / mates
+    return average

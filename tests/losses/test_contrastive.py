@@ -14,9 +14,7 @@ def reference(x, y, margin):
     return total / (2 * max(pairs, 1))
 
 
-@pytest.mark.parametrize(
-    ("margin", "normalize"), [(1.0, True), (0.3, True), (1.9, True), (1.0, False), (30.0, False)]
-)
+@pytest.mark.parametrize(("margin", "normalize"), [(1.0, True), (0.3, True), (1.0, False), (30.0, False)])
 def test_matches_the_equation(batch, agrees, margin, normalize):
     agrees(ContrastiveLoss(margin, normalize), lambda x, y: reference(x, y, margin), *batch)
 

@@ -1,0 +1,214 @@
+"""What every loss promises, whatever it computes."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from nearkin import losses
+
+LOSSES = {
+    "contrastive": losses.ContrastiveLoss(),
+    "triplet": losses.TripletLoss(),
+    "disjoint triplet": losses.TripletLoss(disjoint=True),
+    "semihard": losses.SemihardTripletLoss(),
+    "N-pair": losses.NPairLoss(),
+    "N-pair, mc": losses.NPairLoss("mc"),
+    "angular": losses.AngularLoss(),
+    "angular hinge": losses.AngularHingeLoss(),
+    "N-pair & angular": losses.NPairAngularLoss(),
+    "ranked list": losses.RankedListLoss(),
+    "ranked list, symmetric": losses.RankedListLoss(symmetric=True),
+    "lifted structure": losses.LiftedStructureLoss(),
+}
+# Two samples per class and thirds of (anchor, positive, negative): a batch that every loss takes.
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 5, 5])
+ANY_BATCH = [name for name in LOSSES if name not in ("disjoint triplet", "N-pair, mc")]
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request):
+    return LOSSES[request.param]
+
+
+@pytest.fixture(params=ANY_BATCH)
+def any_batch_loss(request):
+    return LOSSES[request.param]
+
+
+def points(dtype=torch.float32, n=12):
+    return torch.randn(n, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def value_and_gradient(loss, x, y):
+    x = x.detach().clone().requires_grad_()
+    value = loss(x, y)
+    value.backward()
+    return value.detach(), x.grad
+
+
+def test_all_are_exported_and_modules():
+    assert {type(loss).__name__ for loss in LOSSES.values()} <= set(losses.__all__)
+    assert all(isinstance(loss, torch.nn.Module) for loss in LOSSES.values())
+    assert losses.__all__ == sorted(losses.__all__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_value_is_a_scalar_of_the_input_type(loss, dtype):
+    value, gradient = value_and_gradient(loss, points(dtype), LABELS)
+    assert (value.shape, value.dtype, gradient.dtype) == ((), dtype, dtype)
+    assert value > 0
+    assert gradient.abs().max() > 0
+
+
+def test_float32_is_close_to_float64(loss):
+    value, gradient = value_and_gradient(loss, points(), LABELS)
+    exact, exact_gradient = value_and_gradient(loss, points().double(), LABELS)
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        gradient.double(), exact_gradient, rtol=0, atol=1e-5 * float(exact_gradient.abs().max())
+    )
+
+
+def test_autocast_changes_nothing(loss):
+    x = points().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(x, LABELS)
+    value.backward()
+    torch.testing.assert_close(
+        (value.detach(), x.grad), value_and_gradient(loss, points(), LABELS), rtol=0, atol=0
+    )
+
+
+def test_a_backward_inside_autocast_changes_nothing(any_batch_loss):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = value_and_gradient(any_batch_loss, points(), LABELS)
+    torch.testing.assert_close(inside, value_and_gradient(any_batch_loss, points(), LABELS), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(loss, dtype):
+    x = points().to(dtype)
+    value, gradient = value_and_gradient(loss, x, LABELS)
+    expected, expected_gradient = value_and_gradient(loss, x.float(), LABELS)
+    assert (value.dtype, gradient.dtype) == (torch.float32, dtype)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, expected_gradient.to(dtype))
+
+
+def test_takes_embeddings_without_gradient_and_not_contiguous(loss):
+    expected = loss(points(), LABELS)
+    torch.testing.assert_close(loss(points().T.contiguous().T, LABELS), expected)
+    torch.testing.assert_close(loss(points().repeat_interleave(2, dim=1)[:, ::2], LABELS), expected)
+    torch.testing.assert_close(loss(points(), LABELS.repeat_interleave(2)[::2]), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(loss(points(), LABELS), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_takes_any_integer_labels(loss, dtype):
+    torch.testing.assert_close(loss(points(), LABELS.to(dtype)), loss(points(), LABELS))
+
+
+def test_takes_booleans_for_two_classes(any_batch_loss):
+    y = torch.arange(12) % 3 == 0
+    torch.testing.assert_close(any_batch_loss(points(), y), any_batch_loss(points(), y.long()))
+
+
+def test_inputs_are_left_alone(loss):
+    x, y = points(), LABELS.clone()
+    loss(x, y)
+    assert x.equal(points())
+    assert y.equal(LABELS)
+
+
+def test_order_and_names_of_classes_do_not_matter(any_batch_loss):
+    x, y = points(torch.float64), torch.tensor([0, 3, 0, 1, 0, 2, 2, 0, 4, 1, 0, 5])
+    value, gradient = value_and_gradient(any_batch_loss, x, y)
+    order = torch.randperm(12)
+    renamed, permuted_gradient = value_and_gradient(any_batch_loss, x[order], (100 - 7 * y)[order])
+    torch.testing.assert_close(renamed, value)
+    torch.testing.assert_close(permuted_gradient, gradient[order])
+
+
+@pytest.mark.parametrize("labels", [[0] * 4, [0, 1, 2, 3], [5], []])
+def test_nothing_to_learn_is_a_differentiable_0(any_batch_loss, labels):
+    if isinstance(any_batch_loss, losses.ContrastiveLoss | losses.RankedListLoss):
+        labels = labels[:1]  # these learn from positives alone, and from negatives alone
+    value, gradient = value_and_gradient(
+        any_batch_loss, 1e3 * points(n=len(labels)), torch.tensor(labels).long()
+    )
+    assert value == 0
+    assert gradient.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    "point", [torch.zeros(6), torch.ones(6), 1e3 * torch.arange(6.0), torch.full((6,), 1e-30)]
+)
+def test_finite_where_all_points_are_equal(loss, point):
+    value, gradient = value_and_gradient(loss, point.repeat(12, 1), LABELS)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rejects_embeddings_that_are_not_finite(loss, bad):
+    x = points()
+    x[3, 2] = bad
+    x[7] = bad
+    with pytest.raises(ValueError, match="embeddings must be finite, got NaN or infinity in 2 of 12 rows"):
+        loss(x, LABELS)
+
+
+def test_takes_finite_embeddings_whose_sum_is_not(loss):
+    x = points().to(torch.float16) * 0 + torch.tensor(60000.0, dtype=torch.float16)
+    assert loss(x, LABELS).isfinite()
+
+
+def test_rejects_labels_of_another_length(loss):
+    with pytest.raises(ValueError, match=r"labels must have shape \(12,\), .* got \(11,\)"):
+        loss(points(), LABELS[:11])
+    with pytest.raises(ValueError, match=r"labels must have shape \(12,\), .* got \(12, 1\)"):
+        loss(points(), LABELS[:, None])
+
+
+def test_rejects_float_labels(loss):
+    with pytest.raises(
+        ValueError, match=r"labels must be integer class ids, got torch.float32: .* labels.long\(\)"
+    ):
+        loss(points(), LABELS.float())
+
+
+def test_rejects_embeddings_that_are_not_a_float_matrix(loss):
+    with pytest.raises(
+        ValueError, match=r"embeddings must be .* \(N, D\), .* got torch.float32 of shape \(12, 6, 1\)"
+    ):
+        loss(points()[..., None], LABELS)
+    with pytest.raises(ValueError, match=r"embeddings must be a floating-point matrix .* got torch.int64"):
+        loss(points().long(), LABELS)
+
+
+def test_compiles_without_a_break(loss):
+    compiled = torch.compile(copy.deepcopy(loss), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        value_and_gradient(compiled, points(), LABELS), value_and_gradient(loss, points(), LABELS)
+    )
+
+
+def test_keeps_memory_of_a_few_matrices_for_the_backward(any_batch_loss):
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = torch.randn(96, 4).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        any_batch_loss(x, torch.arange(96) % 3)  # 32 per class
+    assert sum(saved.values()) < 5 * 4 * 96**2
+
+
+def test_has_no_state_but_its_arguments(loss):
+    assert not loss.state_dict()
+    torch.testing.assert_close(pickle.loads(pickle.dumps(loss))(points(), LABELS), loss(points(), LABELS))

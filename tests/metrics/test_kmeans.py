@@ -1,0 +1,142 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans as SklearnKMeans
+
+from nearkin.metrics import kmeans, nmi
+
+
+def blobs(n=300, k=6, size=4, noise=0.1, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    centers = generator.standard_normal((k, size)) * 3
+    return (centers[labels] + noise * generator.standard_normal((n, size))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_result_is_a_fixed_point_of_its_own_description(init):
+    """Every point at its nearest centroid, every centroid the mean of its points, the objective what they add to."""
+    x, _ = blobs(noise=1.0)
+    found = kmeans(x, 6, init=init)
+    assert found.assignments.shape == (300,)
+    assert found.assignments.dtype == np.int64
+    assert found.centroids.shape == (6, 4)
+    squared = ((x[:, None] - found.centroids) ** 2).sum(axis=2)
+    assert (found.assignments == squared.argmin(axis=1)).all()
+    assert found.objective == pytest.approx(squared.min(axis=1).sum(), rel=1e-5)
+    for cluster in range(6):
+        np.testing.assert_allclose(found.centroids[cluster], x[found.assignments == cluster].mean(axis=0), atol=1e-5)
+
+
+def test_finds_well_separated_classes():
+    x, labels = blobs()
+    assert nmi(labels, kmeans(x, 6, restarts=5).assignments) == pytest.approx(1)
+
+
+def test_as_good_as_scikit_learn():
+    x, _ = blobs(n=1000, k=30, noise=0.7)
+    ours = kmeans(x, 30, restarts=10).objective
+    theirs = SklearnKMeans(30, n_init=10, random_state=0).fit(x).inertia_
+    assert ours <= 1.03 * theirs
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_seed_decides_the_start(init):
+    x, _ = blobs(n=500, k=40, noise=1.0)
+    first, again, other = (kmeans(x, 40, init=init, seed=seed) for seed in (3, 3, 4))
+    assert (first.assignments == again.assignments).all()
+    assert (first.centroids == again.centroids).all()
+    assert first.objective == again.objective != other.objective
+
+
+def test_restarts_keep_the_best():
+    x, _ = blobs(n=500, k=40, noise=0.3)
+    objectives = [kmeans(x, 40, init="random", restarts=restarts).objective for restarts in (1, 4, 16)]
+    assert objectives[0] > objectives[1] >= objectives[2]
+
+
+def test_iterations_lower_the_objective():
+    x, _ = blobs(n=500, k=40, noise=1.0)
+    objectives = [kmeans(x, 40, init="random", iterations=iterations).objective for iterations in (1, 3, 50)]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+def test_starts_differ_in_kind():
+    """Two far outliers: k-means++ takes both at once, three random points of 302 hardly ever do."""
+    x = np.concatenate([blobs()[0], np.array([[1e3] * 4, [-1e3] * 4], dtype=np.float32)])
+    careful = [kmeans(x, 3, seed=seed, iterations=1).objective for seed in range(5)]
+    random = [kmeans(x, 3, seed=seed, init="random", iterations=1).objective for seed in range(5)]
+    assert max(careful) < 0.1 * np.median(random)
+
+
+def test_no_point_is_left_out_of_training():
+    """faiss takes 256 points per cluster unless told otherwise: this mean is of all 4,000."""
+    x, _ = blobs(n=4000, noise=1.0)
+    np.testing.assert_allclose(kmeans(x, 1).centroids[0], x.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+@pytest.mark.parametrize(("distinct", "n", "k"), [(1, 1, 1), (1, 10, 5), (1, 10, 10), (3, 15, 7), (3, 15, 14), (9, 9, 9)])
+def test_fewer_distinct_points_than_clusters(init, distinct, n, k):
+    x = np.eye(distinct, 4, dtype=np.float32)[np.arange(n) % distinct] if distinct < 9 else blobs(9)[0]
+    found = kmeans(x, k, init=init, restarts=2)
+    assert found.objective == pytest.approx(0, abs=1e-4)
+    assert np.isfinite(found.centroids).all()
+    assert set(found.assignments) <= set(range(k))
+    np.testing.assert_allclose(found.centroids[found.assignments], x, atol=1e-2)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 1e4), (1e-25, 0.0), (1e25, 0.0)])
+def test_where_the_points_lie_and_their_scale_do_not_matter(scale, offset):
+    x, _ = blobs(noise=1.0)
+    expected = kmeans(x, 6)
+    found = kmeans(x.astype(np.float64) * scale + offset, 6)
+    assert nmi(expected.assignments, found.assignments) > 0.99
+    assert found.objective == pytest.approx(expected.objective * scale**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_every_floating_type(dtype):
+    x = torch.from_numpy(blobs(noise=1.0)[0]).to(dtype)
+    found = kmeans(x.requires_grad_(), 6)
+    assert (found.assignments == kmeans(x.detach().float().numpy(), 6).assignments).all()
+
+
+def test_faiss_does_not_complain(capfd):
+    kmeans(blobs(n=100)[0], 50)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_points_are_not_changed():
+    x = blobs()[0].astype(np.float64)
+    before = x.copy()
+    kmeans(x, 6)
+    assert (x == before).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k must be from 1 to the number of points, 4, got 0"),
+        ({"k": 5}, "k must be from 1 to the number of points, 4, got 5"),
+        ({"init": "kmeans"}, r"init must be one of k-means\+\+, random, got 'kmeans'"),
+        ({"restarts": 0}, "at least 1, got 0 and 100"),
+        ({"iterations": 0}, "at least 1, got 1 and 0"),
+        ({"seed": -1}, "seed must be from 0 .* got -1"),
+        ({"x": np.zeros(4)}, r"x must be \(N, D\) .* got shape \(4,\)"),
+        ({"x": np.full((4, 2), np.nan)}, "x must be finite"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans(**{"x": np.zeros((4, 2)), "k": 2, **arguments})
+
+
+def test_faiss_is_not_needed_to_import(tmp_path):
+    """A process in which importing faiss fails still imports the metrics."""
+    import subprocess
+
+    code = "import sys; sys.modules['faiss'] = None; import nearkin.metrics"
+    subprocess.run([sys.executable, "-c", code], check=True)

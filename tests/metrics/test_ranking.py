@@ -1,0 +1,104 @@
+"""Copies tie and order is exact, whatever the shapes: against loops and a plain sort."""
+
+import pytest
+import torch
+
+from nearkin.metrics import ranking
+from nearkin.metrics.ranking import nearest, rank_of_first, scores, to_grid
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 511, 512])
+@pytest.mark.parametrize("queries", [1, 2, 17, 100])
+@pytest.mark.parametrize("gallery", [7, 100, 1001])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_copies_score_the_same_in_whatever_column(size, queries, gallery, offset):
+    """A float32 product fails this at several of these shapes."""
+    x = torch.randn(gallery, size, generator=generator()) + offset
+    copies = torch.randperm(gallery, generator=generator())[: gallery // 2]
+    x[copies] = x[0].clone()
+    for _, score in scores(torch.randn(queries, size, generator=generator(1)) + offset, x):
+        assert (score[:, copies] == score[:, :1]).all()
+
+
+@pytest.mark.parametrize("size", [1, 17, 512, 5000])
+def test_every_dot_product_on_the_grid_is_exact(size):
+    """In Python's integers, at the largest norms: the same numbers, however they are summed."""
+    x = torch.randn(6, size, generator=generator())
+    x[1:3] = torch.tensor([[1.0], [-1.0]]) * x[3]  # nearly parallel, nearly opposite: the largest sums
+    queries, gallery = to_grid(x[:3], x[3:])
+    assert queries.square().sum(dim=1).max() < 2**50.001
+    rows = [[int(v) for v in row] for row in gallery.tolist()]
+    (_, score) = next(scores(x[:3], x[3:]))
+    for i, query in enumerate([int(v) for v in row] for row in queries.tolist()):
+        for j, row in enumerate(rows):
+            twice = sum(2 * a * b - b * b for a, b in zip(query, row, strict=True))
+            assert score[i, j].item() * 2 == twice
+
+
+def test_the_grid_keeps_integers_and_dyadic_fractions_apart_and_in_place():
+    x = torch.randint(-(2**20), 2**20, (50, 8), generator=generator()).double()
+    x[1] = x[2] + torch.eye(8)[0]
+    grid, _ = to_grid(x, x)
+    unit = grid[1, 0] - grid[2, 0]
+    assert unit >= 1
+    assert torch.equal(grid, (x - x[0]) * unit)
+    scaled, _ = to_grid(x / 1024, x / 1024)
+    assert torch.equal(scaled, grid)
+
+
+def test_the_grid_is_as_fine_as_float32():
+    x = torch.randn(100, 64, generator=generator()).double()
+    grid, _ = to_grid(x, x)
+    moved = x - x[0]
+    radius = moved.norm(dim=1).max()
+    scale = grid.norm() / moved.norm()
+    assert (grid / scale - moved).abs().max() <= radius * 2**-25
+
+
+def test_an_offset_common_to_all_costs_no_precision():
+    x = torch.randint(-8, 8, (50, 8), generator=generator()).double() / 2**10
+    near, _ = to_grid(x, x)
+    far, _ = to_grid(x + 2.0**13, x + 2.0**13)
+    assert torch.equal(near, far)
+
+
+def test_chunks_cover_all_queries_and_leave_only_the_query_itself_out(monkeypatch):
+    x = torch.randn(10, 3, generator=generator())
+    whole = torch.cat([score for _, score in scores(x)])
+    assert (whole.isneginf() == torch.eye(10, dtype=torch.bool)).all()
+    monkeypatch.setattr(ranking, "CHUNK", 35)
+    parts = list(scores(x))
+    assert [(rows.start, rows.stop) for rows, _ in parts] == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    assert torch.equal(torch.cat([score for _, score in parts]), whole)
+    assert not torch.cat([score for _, score in scores(x, x)]).isinf().any()
+
+
+SCORES = {
+    "distinct": torch.randn(20, 150, generator=generator()).double(),
+    "ties": torch.randint(0, 9, (20, 150), generator=generator()).double(),
+    "two values": torch.randint(0, 2, (20, 150), generator=generator()).double(),
+    "one value": torch.full((20, 150), -3.5).double(),
+    "one column": torch.randn(20, 1, generator=generator()).double(),
+    "ties, some left out": torch.randint(0, 3, (20, 150), generator=generator()).double().log(),  # -inf, 0, 0.69
+}
+
+
+@pytest.mark.parametrize("case", SCORES)
+@pytest.mark.parametrize("k", [1, 2, 5, 60, 149, 150])
+def test_nearest_is_the_head_of_a_stable_sort(case, k):
+    score = SCORES[case]
+    k = min(k, score.shape[1])
+    assert torch.equal(nearest(score, k), score.sort(dim=1, descending=True, stable=True).indices[:, :k])
+
+
+@pytest.mark.parametrize("case", [case for case in SCORES if "left out" not in case])
+def test_rank_of_first_is_its_place_in_a_stable_sort(case):
+    score = SCORES[case]
+    wanted = torch.rand(score.shape, generator=generator(1)) < 0.05
+    wanted[:, -1] = True
+    order = score.sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(rank_of_first(score, wanted), wanted.gather(1, order).int().argmax(dim=1))

@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nearkin import cli
+from nearkin.run_folder import RunFolder
+
+SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3", "--steps", "3"]
+
+
+@pytest.fixture
+def nearkin(capsys):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def trained(nearkin, make_folder, tmp_path):
+    root = make_folder([6] * 8)
+    status, out, _ = nearkin("train", "--data", root, "--out", tmp_path / "run", *SMALL)
+    assert status == 0
+    return tmp_path / "run", root, out
+
+
+def test_training_prints_untrained_beside_trained(trained):
+    run, _, out = trained
+    assert "untrained    trained" in out
+    assert "24 pictures of 4 unseen classes" in out
+    assert "k-means++ start, 1 run(s), seed 0" in out
+    assert f"run: {run}" in out
+
+
+def test_evaluate_agrees_with_the_training(nearkin, trained):
+    run, _, _ = trained
+    status, out, _ = nearkin("evaluate", run, "--json")
+    assert status == 0
+    assert json.loads(out) == pytest.approx(RunFolder(run).read_json("result.json")["trained"])
+    assert "recall@1" in nearkin("evaluate", run)[1]
+
+
+def test_evaluate_on_other_pictures_takes_every_class_that_is_new(nearkin, trained, make_folder):
+    run, root, _ = trained
+    other = make_folder([3] * 10, name="other")  # class-00 to class-03 were trained on
+    status, out, _ = nearkin("evaluate", run, "--data", other, "--json")
+    assert status == 0
+    assert json.loads(out).keys() == {"recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "nmi", "f1"}
+    for path in [*other.glob("class-0[4-9]")]:
+        path.rename(path.parent.parent / path.name)
+    status, _, err = nearkin("evaluate", run, "--data", other)
+    assert status == 2
+    assert "trained on all 4 classes" in err
+
+
+def test_help_and_print_config_need_no_pictures(nearkin):
+    assert "nearkin COMMAND" in nearkin()[1]
+    assert "nearkin COMMAND" in nearkin("--help")[1]
+    assert "--loss" in nearkin("train", "--help")[1]
+    assert "alpha: 45.0" in nearkin("train", "--print_config", "--loss", "AngularLoss")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["train", "--data", "nowhere"], "nowhere does not exist"),
+        (["train"], "no pictures"),
+        (["evaluate"], "required: run; see nearkin evaluate --help"),
+        (["evaluate", "nowhere"], "holds no model.safetensors"),
+        (["report", "nowhere"], "nowhere"),
+        (["demo", "--sed", "1"], "--sed"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(nearkin, arguments, message):
+    status, out, err = nearkin(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("nearkin: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_damaged_model_is_refused(nearkin, trained):
+    run, _, _ = trained
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    status, _, err = nearkin("evaluate", run)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "another sha256" in err
+    (run / "model.json").write_text("{}")
+    assert "does not describe a model" in nearkin("evaluate", run)[2]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(nearkin, make_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = nearkin("train", "--data", make_folder([4] * 6), "--out", tmp_path / "file" / "run", *SMALL)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "file" in err
+
+
+def test_works_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "nearkin", "tran"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "nearkin: unknown command 'tran'; did you mean train?\n")
