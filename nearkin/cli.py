@@ -21,6 +21,17 @@ COMMANDS = {
     "report": "one self-contained HTML page about a run",
 }
 
+FREE = "free some space and go on with --resume, or name another folder with --out"
+ALLOW = "make it accessible, or name another with --data or --out"
+ADVICE = {
+    errno.ENOSPC: FREE,
+    errno.EDQUOT: FREE,
+    errno.EFBIG: FREE,
+    errno.EROFS: ALLOW,
+    errno.EACCES: ALLOW,
+    errno.EPERM: ALLOW,
+}
+
 USAGE = "usage: nearkin COMMAND ...\n\n" + "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
 
 
@@ -35,10 +46,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         fail("interrupted", 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in ADVICE:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        fail(f"cannot write{where}: {error.strerror}; free space or choose another folder with --out", 2)
+        fail(f"{error.filename or 'a file'}: {error.strerror}; {ADVICE[error.errno]}", 2)
     sys.exit(0)
 
 

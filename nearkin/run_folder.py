@@ -123,8 +123,11 @@ class JsonLines(Logger):
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with open(self.run.metrics, "a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        try:
+            with open(self.run.metrics, "a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.run.metrics)) from error
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` holds them."""

@@ -1,7 +1,8 @@
 """k-means: the clustering that NMI and F1 are measured on.
 
-Lloyd, "Least Squares Quantization in PCM", 1982, run by faiss; started at random points, or by the greedy form of Arthur
-and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007 (section 6), which is scikit-learn's too.
+Lloyd, "Least Squares Quantization in PCM", 1982, run by faiss. It starts at random points, or as in Arthur and
+Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007: the greedy form, as in scikit-learn, whose own
+would take half an hour of a processor at 60,502 x 512 points and 11,316 clusters, six times this one's.
 
 Shape key: N = points, D = their size, T = points tried for one centroid.
 """
@@ -42,14 +43,21 @@ def kmeans(
 ) -> KMeans:
     """Cluster points (N, D) into k groups, using all of them, in float32 on the CPU.
 
-    The same input and seed give the same clusters on one machine. Report seed and restarts with what is measured on
-    them: from one seed to the next NMI moves by a point or more.
+    The same input and seed give the same clusters on one machine. The start moves NMI: report it, with seed and
+    restarts. Over eight seeds, NMI in % (mean ± standard deviation):
+
+        points, clusters                          random         best of 5      k-means++      best of 5
+        grocery, mean colors, 1,846 in 32         37.6 ± 0.8     37.8 ± 1.1     38.1 ± 0.4     38.1 ± 0.7
+        Omniglot, pixels, 2,420 in 121            52.1 ± 0.3     52.1 ± 0.4     52.7 ± 0.2     53.0 ± 0.3
+        Gaussians that overlap, 5,924 in 100      68.4 ± 1.6     69.7 ± 0.3     68.0 ± 2.0     69.8 ± 1.4
+        Gaussians that do not, 5,924 in 100       97.9 ± 0.5     98.4 ± 0.2     99.2 ± 0.2     99.4 ± 0.1
+        Gaussians, 6,050 in 1,131                 89.4 ± 0.2     89.5 ± 0.2     95.3 ± 0.1     95.4 ± 0.1
 
     Args:
         x: (N, D) points, NumPy or PyTorch, of any floating type.
         k: Number of clusters, from 1 to N.
         init: First centroids. "random" is k of the points, as in the papers' code. "k-means++" spreads them, at the
-            price of log k more products of the points with k centroids, and was better wherever clusters stood apart.
+            price of 2 + log k products of the points with k others.
         restarts: How many starts to run; the one of the lowest objective is returned.
         iterations: The most updates of the centroids; it ends before once they no longer lower the objective.
         seed: Of the random choices of all the starts.

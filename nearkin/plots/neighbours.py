@@ -49,7 +49,9 @@ class ConfusedPair:
 
 
 def find_neighbours(embeddings: NDArray[np.float32], labels: NDArray[np.int64], k: int = 8) -> Neighbours:
-    """Search with each of the pictures among all the others, in chunks: memory stays at some 100 MB.
+    """Search with each of the pictures among all the others, a chunk of queries at a time.
+
+    Ranked by the same exact comparison as the scores, and at the same cost in time and memory.
 
     Args:
         embeddings: (n, D), compared by Euclidean distance as they are.

@@ -27,7 +27,16 @@ def test_composes_retrieval_with_clustering_of_the_same_points(normalize, start)
 
 def test_keys_in_order():
     x, labels = clusters()
-    assert list(evaluate(x, labels)) == ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "nmi", "f1"]
+    assert list(evaluate(x, labels)) == [
+        "recall@1",
+        "recall@2",
+        "recall@4",
+        "recall@8",
+        "map@r",
+        "r_precision",
+        "nmi",
+        "f1",
+    ]
     assert list(evaluate(x, labels, ks=(10, 1), clustering=False)) == ["recall@10", "recall@1", "map@r", "r_precision"]
     assert all(type(value) is float for value in evaluate(x.numpy(), labels.numpy()).values())
 

@@ -1,11 +1,14 @@
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.cluster import kmeans_plusplus
 
 from nearkin.metrics import kmeans, nmi
+from nearkin.metrics.kmeans import _spread_start
 
 
 def blobs(n=300, k=6, size=4, noise=0.1, seed=0):
@@ -35,11 +38,34 @@ def test_finds_well_separated_classes():
     assert nmi(labels, kmeans(x, 6, restarts=5).assignments) == pytest.approx(1)
 
 
-def test_as_good_as_scikit_learn():
-    x, _ = blobs(n=1000, k=30, noise=0.7)
-    ours = kmeans(x, 30, restarts=10).objective
-    theirs = SklearnKMeans(30, n_init=10, random_state=0).fit(x).inertia_
-    assert ours <= 1.03 * theirs
+@pytest.mark.parametrize("noise", [0.3, 1.5])
+def test_k_means_plus_plus_starts_as_scikit_learn_does(noise):
+    """Mean over 100 starts of the sum of squared distances, which other ways of drawing or trying points change."""
+    x, _ = blobs(n=600, k=30, noise=noise)
+
+    def left(start):
+        return ((x[:, None] - start) ** 2).sum(axis=2).min(axis=1).sum()
+
+    points = torch.from_numpy(x)
+    ours = [left(x[_spread_start(points, 30, torch.Generator().manual_seed(seed))]) for seed in range(100)]
+    theirs = [left(kmeans_plusplus(x, 30, random_state=seed)[0]) for seed in range(100)]
+    error = np.hypot(np.std(ours), np.std(theirs)) / np.sqrt(100)
+    assert abs(np.mean(ours) - np.mean(theirs)) < 2.5 * error < 0.05 * np.mean(theirs)
+
+
+def test_from_the_same_start_ends_where_scikit_learn_does():
+    x, _ = blobs(noise=1.0)
+    start = x[torch.randperm(300, generator=torch.Generator().manual_seed(7))[:6]]
+    theirs = SklearnKMeans(6, init=start, n_init=1, tol=0).fit(x)
+    ours = kmeans(x, 6, init="random", seed=7)
+    assert (ours.assignments == theirs.labels_).all()
+    assert ours.objective == pytest.approx(theirs.inertia_, rel=1e-5)
+
+
+def test_k_means_plus_plus_takes_no_point_twice_and_reaches_every_clump():
+    x = np.repeat(blobs(n=30, k=30)[0], 10, axis=0)
+    for seed in range(5):
+        assert kmeans(x, 30, seed=seed, iterations=1).objective == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
@@ -51,24 +77,17 @@ def test_seed_decides_the_start(init):
     assert first.objective == again.objective != other.objective
 
 
-def test_restarts_keep_the_best():
+def test_restarts_go_on_and_keep_the_best():
     x, _ = blobs(n=500, k=40, noise=0.3)
-    objectives = [kmeans(x, 40, init="random", restarts=restarts).objective for restarts in (1, 4, 16)]
-    assert objectives[0] > objectives[1] >= objectives[2]
+    objectives = [kmeans(x, 40, init="random", restarts=restarts).objective for restarts in range(1, 10)]
+    assert objectives == sorted(objectives, reverse=True)
+    assert len(set(objectives)) > 1
 
 
 def test_iterations_lower_the_objective():
     x, _ = blobs(n=500, k=40, noise=1.0)
     objectives = [kmeans(x, 40, init="random", iterations=iterations).objective for iterations in (1, 3, 50)]
     assert objectives == sorted(objectives, reverse=True)
-
-
-def test_starts_differ_in_kind():
-    """Two far outliers: k-means++ takes both at once, three random points of 302 hardly ever do."""
-    x = np.concatenate([blobs()[0], np.array([[1e3] * 4, [-1e3] * 4], dtype=np.float32)])
-    careful = [kmeans(x, 3, seed=seed, iterations=1).objective for seed in range(5)]
-    random = [kmeans(x, 3, seed=seed, init="random", iterations=1).objective for seed in range(5)]
-    assert max(careful) < 0.1 * np.median(random)
 
 
 def test_no_point_is_left_out_of_training():
@@ -78,7 +97,9 @@ def test_no_point_is_left_out_of_training():
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
-@pytest.mark.parametrize(("distinct", "n", "k"), [(1, 1, 1), (1, 10, 5), (1, 10, 10), (3, 15, 7), (3, 15, 14), (9, 9, 9)])
+@pytest.mark.parametrize(
+    ("distinct", "n", "k"), [(1, 1, 1), (1, 10, 5), (1, 10, 10), (3, 15, 7), (3, 15, 14), (9, 9, 9)]
+)
 def test_fewer_distinct_points_than_clusters(init, distinct, n, k):
     x = np.eye(distinct, 4, dtype=np.float32)[np.arange(n) % distinct] if distinct < 9 else blobs(9)[0]
     found = kmeans(x, k, init=init, restarts=2)
@@ -124,7 +145,6 @@ def test_points_are_not_changed():
         ({"init": "kmeans"}, r"init must be one of k-means\+\+, random, got 'kmeans'"),
         ({"restarts": 0}, "at least 1, got 0 and 100"),
         ({"iterations": 0}, "at least 1, got 1 and 0"),
-        ({"seed": -1}, "seed must be from 0 .* got -1"),
         ({"x": np.zeros(4)}, r"x must be \(N, D\) .* got shape \(4,\)"),
         ({"x": np.full((4, 2), np.nan)}, "x must be finite"),
     ],
@@ -134,9 +154,7 @@ def test_bad_input_is_refused(arguments, message):
         kmeans(**{"x": np.zeros((4, 2)), "k": 2, **arguments})
 
 
-def test_faiss_is_not_needed_to_import(tmp_path):
+def test_faiss_is_not_needed_to_import():
     """A process in which importing faiss fails still imports the metrics."""
-    import subprocess
-
     code = "import sys; sys.modules['faiss'] = None; import nearkin.metrics"
     subprocess.run([sys.executable, "-c", code], check=True)
