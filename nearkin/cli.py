@@ -85,7 +85,7 @@ def run_training(settings: "Settings") -> "RunFolder":
         run = start(**settings.build(), overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
     except TrainingStopped as stopped:
         fail(str(stopped), 1)
-    print(describe(run.read_json("result.json")))
+    print(describe(run.result()))
     print(f"run: {run.path}")
     return run
 

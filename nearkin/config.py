@@ -9,6 +9,7 @@ file, then the command line; whoever names another class starts from that class'
 types and builds the objects.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator
@@ -105,6 +106,11 @@ def parser() -> ArgumentParser:
 
 
 def defaults() -> Tree:
+    return copy.deepcopy(default_tree())
+
+
+@cache
+def default_tree() -> Tree:
     return to_tree(parser().get_defaults())
 
 
@@ -266,15 +272,18 @@ def own_defaults(path: str) -> Tree:
 def fill_length(tree: Tree) -> None:
     """A schedule that has to know its length gets that of the run, unless told."""
     if tree["schedule"]:
-        accepted = parameters(tree["schedule"]["class_path"]) or []
-        for name in LENGTHS:
-            if name in accepted:
-                tree["schedule"]["init_args"].setdefault(name, int(tree["steps"]) - int(tree["warmup"]))
+        try:
+            length = int(tree["steps"]) - int(tree["warmup"])
+        except (TypeError, ValueError):
+            raise InputError(f"steps and warmup expect numbers, got {tree['steps']}, {tree['warmup']}") from None
+        for name in parameters(tree["schedule"]["class_path"]) or []:
+            if name in LENGTHS:
+                tree["schedule"]["init_args"].setdefault(name, length)
 
 
 def check_key(key: str) -> None:
     top = key.split(".")[0]
-    known = list(defaults())
+    known = list(default_tree())
     if top not in known:
         raise unknown(key, [*known, *(flag[2:] for flag in FLAGS)])
 

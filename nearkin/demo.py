@@ -31,5 +31,5 @@ def settings(out: Path, seed: int) -> config.Settings:
         print("rendering glyphs")
         render_glyphs(pictures, seed=seed)
     settings = config.read(["--data", str(pictures), "--out", str(out), "--seed", str(seed), *OPTIONS])
-    earlier = run.exists() and Path(run.read_yaml("config.yaml")["data"]["root"]).parent == out
+    earlier = run.exists() and Path(run.config()["data"]["root"]).parent == out
     return replace(settings, flags=frozenset({"--overwrite"})) if earlier else settings

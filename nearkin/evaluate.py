@@ -89,7 +89,7 @@ def evaluate_run(run: Path, root: Path | None = None) -> dict[str, float]:
         InputError: There is no such run, or the folder of pictures cannot be used.
     """
     model = load(run)
-    config = RunFolder(run).read_yaml("config.yaml")
+    config = RunFolder(run).config()
     unseen = embed_unseen(model, root or Path(config["data"]["root"]))
     return Protocol(**config["protocol"]).score(unseen.embeddings, unseen.images.labels)
 

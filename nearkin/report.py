@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearkin.embed import load
+from nearkin.evaluate import embed_unseen
+from nearkin.files import write_file
 from nearkin.metrics.inputs import as_embeddings, as_labels
 from nearkin.plots import words
 from nearkin.plots.curves import charts
@@ -16,10 +19,38 @@ from nearkin.plots.embedding_map import embedding_map, map_sample
 from nearkin.plots.neighbours import Neighbours, best_first, confused_pairs, find_neighbours, one_per_class
 from nearkin.plots.page import page, plain
 from nearkin.plots.thumbnails import pictures, sprites
+from nearkin.run_folder import RunFolder
 
 MAP_POINTS = 5_000  # what a browser draws smoothly, and thumbnails for a page of some 10 MB
 NEIGHBOURS = 8  # shown per query
 QUERIES = 6  # per section
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a finished run, embedding the pictures of its unseen classes once more.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: The run is not finished, or its pictures are gone.
+    """
+    run = RunFolder(folder)
+    result, config = run.result(), run.config()
+    unseen = embed_unseen(load(folder), Path(config["data"]["root"]))
+    page = report_page(
+        name=folder.resolve().name,
+        config=config,
+        history=run.history(),
+        result={key: result[key] for key in ("untrained", "trained")},
+        embeddings=unseen.embeddings,
+        labels=unseen.images.labels,
+        classes=unseen.images.classes,
+        paths=unseen.images.paths,
+        seed=config["seed"],
+    )
+    write_file(run.report, page.encode())
+    return run.report
 
 
 def report_page(

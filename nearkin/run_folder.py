@@ -36,6 +36,10 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return (self.path / "config.yaml").is_file()
@@ -60,7 +64,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
-        self.write_yaml("config.yaml", config)
+        content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        write_file(self.path / "config.yaml", content.encode())
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Refuse to go on with a run under another configuration than it was begun with.
@@ -70,7 +75,7 @@ class RunFolder:
         """
         if not self.exists():
             raise InputError(f"--resume expects a run in {self.path}, but there is none; leave --resume out")
-        begun = flat(self.read_yaml("config.yaml"))
+        begun = flat(self.config())
         now = flat(config)
         keys = sorted((begun.keys() | now.keys()) - {"out"})  # a run's folder may have been moved
         for key in keys:
@@ -81,19 +86,36 @@ class RunFolder:
                     f"nearkin train {self.path / 'config.yaml'} --resume"
                 )
 
-    def write_yaml(self, name: str, content: dict[str, Any]) -> None:
-        write_file(self.path / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    def config(self) -> dict[str, Any]:
+        """What the run was begun with.
 
-    def read_yaml(self, name: str) -> dict[str, Any]:
-        content: dict[str, Any] = yaml.safe_load((self.path / name).read_text())
+        Raises:
+            InputError: No run was begun here.
+        """
+        if not self.exists():
+            raise InputError(f"expected the folder of a run, but {self.path} holds no config.yaml; train one first")
+        content: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return content
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_file(self.path / name, json.dumps(content, indent=1).encode())
+    def result(self) -> dict[str, Any]:
+        """The scores of a finished run.
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.path / name).read_text())
+        Raises:
+            InputError: The run is not finished.
+        """
+        self.config()
+        file = self.path / "result.json"
+        if not file.is_file():
+            raise InputError(
+                f"{self.path} holds a run that is not finished; go on with: "
+                f"nearkin train {self.path / 'config.yaml'} --resume"
+            )
+        content: dict[str, Any] = json.loads(file.read_text())
         return content
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the scores: the run is finished."""
+        write_file(self.path / "result.json", json.dumps(result, indent=1).encode())
 
     def history(self) -> list[dict[str, float]]:
         """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""

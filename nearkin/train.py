@@ -257,7 +257,7 @@ def train(
         embedder.load_state_dict(load(run.path).embedder.state_dict())
     trained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
     about = {**asdict(protocol), "test_classes": len(split.test), "test_images": len(test_set)}
-    run.write_json("result.json", {"untrained": untrained, "trained": trained, "protocol": about})
+    run.finish({"untrained": untrained, "trained": trained, "protocol": about})
     for each in loggers:
         each.finalize("success")
     return run

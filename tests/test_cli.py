@@ -42,7 +42,7 @@ def test_evaluate_agrees_with_the_training(nearkin, trained):
     run, _, _ = trained
     status, out, _ = nearkin("evaluate", run, "--json")
     assert status == 0
-    assert json.loads(out) == pytest.approx(RunFolder(run).read_json("result.json")["trained"])
+    assert json.loads(out) == pytest.approx(RunFolder(run).result()["trained"])
     assert "recall@1" in nearkin("evaluate", run)[1]
 
 

@@ -101,6 +101,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--schedule.gamma", "1"], "schedule.gamma needs a class to belong to"),
         (["--loss", "no.such.Loss"], "loss: no.such.Loss cannot be imported"),
         (["--steps", "many"], r'Parser key "steps": Expected a <class .int.>. Got value: many'),
+        (["--steps", "many", "--schedule", "CosineAnnealingLR"], "steps and warmup expect numbers, got many, 0"),
         (["--image.fit", "stretch"], "squash"),
         (["--image", "28"], r"image has keys of its own \(image.size, image.resize, image.fit\); got '28'"),
         (["--steps"], "--steps expects a value"),

@@ -49,7 +49,7 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(make_folder, tmp_pat
     assert kills >= 2
     model = "model.safetensors"
     assert (whole.path / model).read_bytes() == (killed.path / model).read_bytes()
-    assert whole.read_json("result.json") == killed.read_json("result.json")
+    assert whole.result() == killed.result()
     assert not list(killed.path.glob(".*.tmp")), "what a killed process left half-written stays out of the way"
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history()] for run in (whole, killed)]
     assert rows[0] == rows[1]

@@ -82,7 +82,7 @@ def test_a_run_is_complete_and_learns(run):
         "model.json",
         "last.ckpt",
     }
-    result = finished.read_json("result.json")
+    result = finished.result()
     keys = {"recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "nmi", "f1"}
     assert result["untrained"].keys() == result["trained"].keys() == keys
     assert result["trained"]["map@r"] > result["untrained"]["map@r"]
@@ -104,7 +104,7 @@ def test_the_model_loads_and_gives_the_scored_embeddings(run):
     from nearkin import metrics
 
     scores = metrics.evaluate(embeddings, np.repeat(np.arange(5), 6))
-    assert scores == pytest.approx(finished.read_json("result.json")["trained"])
+    assert scores == pytest.approx(finished.result()["trained"])
 
 
 def test_its_config_repeats_it_and_another_seed_does_not(run, tmp_path):
@@ -162,7 +162,7 @@ def test_test_pictures_choose_nothing(run, make_folder):
         path.write_bytes((run.root / "class-00" / "00.png").read_bytes())
     second = run("b", *options)
     assert same(weights(first), weights(second))
-    assert first.read_json("result.json") != second.read_json("result.json")
+    assert first.result() != second.result()
 
 
 def test_the_best_validation_is_what_is_kept(run):

@@ -47,7 +47,6 @@ FONTS = (
     "STIXGeneralBol",
 )
 PERSPECTIVE, BILINEAR = Image.Transform.PERSPECTIVE, Image.Resampling.BILINEAR
-PERSPECTIVE, BILINEAR = Image.Transform.PERSPECTIVE, Image.Resampling.BILINEAR
 FONT_SIZE = 48  # pixels; what is drawn is then warped to the image's size
 
 
@@ -166,6 +165,8 @@ def random_colours(rng: np.random.Generator) -> NDArray[np.float64]:
     """Colours (2, 3) of paper and ink, RGB in 0..255: dark on light, now and then light on dark."""
     dark = rng.uniform(0, 50)
     brightness = np.array([dark + rng.uniform(130, 160), dark])
-    tint = rng.normal(0, 20, (2, 3))
-    colours = (brightness[:, None] + tint - tint.mean(axis=1, keepdims=True)).clip(0, 255)
-    return colours[::-1] if rng.random() < 0.1 else colours
+    tint = rng.normal(0, 16, (2, 3))
+    colours: NDArray[np.float64] = brightness[:, None] + tint - tint.mean(axis=1, keepdims=True)
+    if rng.random() < 0.1:
+        colours = colours[::-1]
+    return colours.clip(0, 255)

@@ -198,9 +198,10 @@ def _distances(x: Tensor, squared: bool, constant_gallery: bool) -> Tensor:
         d2 = torch.addmm(norm2, centered, centered.T, alpha=-2).add_(norm2[:, None])
     d2.clamp_min_(0).fill_diagonal_(torch.inf)
 
-    # Which pairs lost half their digits? The nearest neighbor of most rows tells, cheaply, that none did.
+    # Which pairs lost half their digits? The nearest neighbor of most rows tells, cheaply, that none did; points so
+    # near have about the same norm.
     tolerance = torch.finfo(x.dtype).eps ** 0.5
-    suspects = (d2.amin(dim=1) < tolerance * (norm2 + norm2.max())).nonzero().squeeze(1)
+    suspects = (d2.amin(dim=1) < tolerance * 3 * norm2).nonzero().squeeze(1)
     limit = tolerance * (norm2[suspects, None] + norm2)
     row, column = (d2[suspects] < limit).nonzero(as_tuple=True)
     for i, j in zip(suspects[row].split(4096), column.split(4096), strict=True):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from nearkin.losses.pairs import (
+    _centered,
     classmates,
     classmates_once,
     distances,
@@ -31,6 +32,17 @@ def test_squared_distances_are_precise_at_any_distance(dtype, limit, offset, sca
     x = torch.nn.functional.normalize(torch.randn(64, 128, dtype=torch.float64))
     x[32:] = x[:32] + gap * torch.nn.functional.normalize(torch.randn(32, 128, dtype=torch.float64))
     assert relative_error((scale * (x + offset)).to(dtype)) < limit
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-14)])
+def test_an_offset_costs_no_precision(dtype, limit):
+    x = torch.nn.functional.normalize(torch.randn(64, 128, dtype=torch.float64))
+    assert relative_error((x + 0.5).to(dtype)) < limit
+
+
+def test_equal_rows_are_centered_at_exactly_0():
+    # Rounding noise would look like 2 million near duplicates in a batch of 2,048.
+    assert _centered(torch.rand(1, 9).repeat(7, 1)).eq(0).all()
 
 
 def test_duplicates_are_at_distance_0_in_squared_form_and_at_the_floor_otherwise():

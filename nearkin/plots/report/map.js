@@ -14,6 +14,7 @@ class PictureMap {
   selected = new Set(); // labels; empty shows all classes alike
   hovered = null; // index of a point
   drawAs = "auto"; // "points", "pictures", or pictures once they have room
+  shown = new Set(); // points that are drawn
 
   constructor(canvas, tooltip, { pictures, x, y, sprites }, onSelect) {
     Object.assign(this, { canvas, tooltip, pictures, x, y, sprites, onSelect });
@@ -135,7 +136,7 @@ class PictureMap {
     const within = this.showsPictures ? Math.max(reach, this.pictureSize / 2) : reach;
     let best = null;
     let least = within ** 2;
-    for (let i = 0; i < this.x.length; i++) {
+    for (const i of this.shown) {
       const [x, y] = this.toPixels(i);
       const squared = (x - px) ** 2 + (y - py) ** 2;
       if (squared <= least) [best, least] = [i, squared];
@@ -258,7 +259,7 @@ class PictureMap {
   }
 
   get pictureSize() {
-    return clamp(1.9 * this.spacing * this.scale(), 20, 84);
+    return clamp(1.9 * this.spacing * this.scale(), 24, 84);
   }
 
   get pointSize() {
@@ -273,6 +274,7 @@ class PictureMap {
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
 
+    this.shown = this.showsPictures ? this.uncrowded() : new Set(this.pictures.keys());
     const drawClass = this.showsPictures ? this.drawPictures : this.drawPoints;
     for (const [label, points] of this.byClass) {
       if (selected.size && !selected.has(label)) drawClass.call(this, label, points, true);
@@ -289,8 +291,23 @@ class PictureMap {
     canvas.dispatchEvent(new CustomEvent("drawn"));
   }
 
+  /** The points whose pictures have room: one in each cell of a grid, those of singled out classes first. */
+  uncrowded() {
+    // The grid moves with the map and changes in steps of the zoom, so that pictures do not flicker.
+    const step = 1.25 ** Math.round(Math.log(this.scale()) / Math.log(1.25));
+    const cell = (0.66 * this.pictureSize) / step;
+    const taken = new Set();
+    const first = [...this.selected].flatMap((label) => this.byClass.get(label) ?? []);
+    return new Set([...first, ...this.pictures.keys()].filter((i) => {
+      const key = `${Math.floor(this.x[i] / cell)},${Math.floor(this.y[i] / cell)}`;
+      return !taken.has(key) && taken.add(key);
+    }));
+  }
+
+  /** Those of some points that are shown within the canvas, or less than `room` pixels beyond, with their place. */
   visible(points, room) {
     return points
+      .filter((i) => this.shown.has(i))
       .map((i) => [i, ...this.toPixels(i)])
       .filter(([, x, y]) => x > -room && y > -room && x < this.width + room && y < this.height + room);
   }
@@ -354,10 +371,11 @@ class PictureMap {
     tooltip.style.top = `${clamp(y - offsetHeight / 2, 6, Math.max(6, this.height - offsetHeight - 6))}px`;
   }
 
-  /** Write the names of the singled out classes, or of all if they are few, wherever one does not cover another. */
+  /** Write the names of the singled out classes, or those of few classes on points, where none covers another. */
   drawNames() {
     const { context } = this;
-    const named = this.selected.size ? this.selected : this.byClass.size <= 40 ? this.byClass.keys() : [];
+    const few = this.byClass.size <= 40 && !this.showsPictures;
+    const named = this.selected.size ? this.selected : few ? this.byClass.keys() : [];
     const taken = [];
     context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
     context.textAlign = "center";
