@@ -59,9 +59,7 @@ def training_step(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
 
 def main() -> None:
     """Print one line per loss and batch size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=9)
@@ -78,7 +76,8 @@ def main() -> None:
             x = torch.randn(n, D, device=args.device) / D**0.5  # about unit length, in weak classes
             x = (x + 0.3 * x[y * per_class]).requires_grad_()
             weight = torch.randn(n, n, device=args.device)
-            floor = median_ms(lambda x=x, w=weight: (x @ x.T, w @ x), args.device, args.repeats)
+            z = x.detach()
+            floor = median_ms(lambda z=z, w=weight: (z @ z.T, w @ z), args.device, args.repeats)
             ours = median_ms(training_step(loss, x, y), args.device, args.repeats)
             line = f"{type(loss).__name__:22}{per_class:10}{n:6}{ours:9.1f}{ours / floor:9.2f}"
             if peers is not None and peer_name:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class Protocol:
 
     ks: tuple[int, ...] = (1, 2, 4, 8)
     kmeans_restarts: int = 1
-    kmeans_init: str = "k-means++"
+    kmeans_init: Literal["k-means++", "random"] = "k-means++"
     kmeans_seed: int = 0
 
     def score(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

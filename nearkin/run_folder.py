@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.fabric.loggers import Logger
+from lightning.fabric.loggers.logger import Logger
 
 from nearkin.errors import InputError
 from nearkin.files import write_file

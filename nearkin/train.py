@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import Logger
+from lightning.fabric.loggers.logger import Logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -181,7 +181,7 @@ def train(
     with blame("sampler"):
         batches = sampler(images.labels[train_set], seed=seed)
 
-    embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embedder.to(memory_format=torch.channels_last)
     network, descent = fabric.setup(embedder, descent)
     criterion.to(fabric.device)
     if normalize is None:
@@ -346,7 +346,7 @@ def further_loggers(kinds: Sequence[str], run: RunFolder, config: dict[str, Any]
         if find_spec(kind) is None:
             raise ValueError(f"--logger {kind} needs a package that is not here: pip install 'nearkin[{kind}]'")
         if kind == "tensorboard":
-            from lightning.fabric.loggers import TensorBoardLogger
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
             loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
         else:

@@ -7,7 +7,18 @@ import pytest
 from nearkin import cli
 from nearkin.run_folder import RunFolder
 
-SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3", "--steps", "3"]
+SMALL = [
+    "--image.size",
+    "16",
+    "--embedding_size",
+    "8",
+    "--sampler.classes",
+    "3",
+    "--sampler.images",
+    "3",
+    "--steps",
+    "3",
+]
 
 
 @pytest.fixture
@@ -47,11 +58,20 @@ def test_evaluate_agrees_with_the_training(nearkin, trained):
 
 
 def test_evaluate_on_other_pictures_takes_every_class_that_is_new(nearkin, trained, make_folder):
-    run, root, _ = trained
+    run, _, _ = trained
     other = make_folder([3] * 10, name="other")  # class-00 to class-03 were trained on
     status, out, _ = nearkin("evaluate", run, "--data", other, "--json")
     assert status == 0
-    assert json.loads(out).keys() == {"recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "nmi", "f1"}
+    assert json.loads(out).keys() == {
+        "recall@1",
+        "recall@2",
+        "recall@4",
+        "recall@8",
+        "map@r",
+        "r_precision",
+        "nmi",
+        "f1",
+    }
     for path in [*other.glob("class-0[4-9]")]:
         path.rename(path.parent.parent / path.name)
     status, _, err = nearkin("evaluate", run, "--data", other)

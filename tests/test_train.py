@@ -171,7 +171,9 @@ def test_the_best_validation_is_what_is_kept(run):
     assert list(seen) == [3, 6, 9, 12]
     best = max(seen, key=lambda step: (seen[step], -step))
     assert best != 12, "the rate is meant to be so high that the last is not the best"
-    alone = run("b", "--data.validation", "0.4", "--validate_every", str(best), "--optimizer.lr", "0.3", "--steps", best)
+    alone = run(
+        "b", "--data.validation", "0.4", "--validate_every", str(best), "--optimizer.lr", "0.3", "--steps", best
+    )
     assert same(weights(finished), weights(alone))
     assert not same(weights(finished), load_checkpoint(finished.checkpoint)["embedder"])
 
@@ -205,7 +207,10 @@ def test_bfloat16_clipping_and_tensorboard(run):
 
 @pytest.mark.parametrize("sampler", ["NPairSampler", "DisjointTripletSampler"])
 def test_other_batches_with_the_losses_they_are_for(run, sampler):
-    loss = {"NPairSampler": ["--loss", "NPairLoss"], "DisjointTripletSampler": ["--loss", "TripletLoss", "--loss.disjoint", "true"]}
+    loss = {
+        "NPairSampler": ["--loss", "NPairLoss"],
+        "DisjointTripletSampler": ["--loss", "TripletLoss", "--loss.disjoint", "true"],
+    }
     arguments = ["--data", str(run.root), "--image.size", "16", "--sampler", sampler, "--sampler.batch_size", "6"]
     settings = config.read([*arguments, *loss[sampler], "--steps", "3", "--out", str(run.root.parent / "a")])
     finished = train(**settings.build())
@@ -257,7 +262,7 @@ def test_a_run_is_not_overwritten_by_accident(run):
 
 
 def test_resume_needs_a_run_and_a_whole_checkpoint(run):
-    with pytest.raises(InputError, match="--resume expects a run in .* but there is none"):
+    with pytest.raises(InputError, match=r"--resume expects a run in .* but there is none"):
         run("a", resume=True)
     finished = run("a")
     finished.checkpoint.write_bytes(finished.checkpoint.read_bytes()[:1000])

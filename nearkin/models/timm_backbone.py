@@ -1,6 +1,6 @@
 """Any image backbone of timm (https://github.com/huggingface/pytorch-image-models), by name."""
 
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -24,7 +24,7 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
-        self.model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        self.model = cast(Any, timm.create_model(name, pretrained=pretrained, num_classes=0))
         self.mean: tuple[float, ...] = tuple(self.model.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(self.model.pretrained_cfg["std"])
         self.channels = self._probe()

@@ -73,9 +73,7 @@ class TestSources:
         grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
         np.testing.assert_array_equal(read_image(grey), np.stack([grey] * 3, axis=2))
 
-    @pytest.mark.parametrize(
-        "bad", [np.zeros((4, 4)), np.zeros((4, 4, 4), "uint8"), np.zeros((0, 4, 3), "uint8")]
-    )
+    @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 4), "uint8"), np.zeros((0, 4, 3), "uint8")])
     def test_other_arrays(self, bad):
         with pytest.raises(ValueError, match=r"expected a uint8 array .* got"):
             read_image(bad)
@@ -164,9 +162,7 @@ class TestModes:
     @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
     def test_cmyk(self, format):
         image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-        np.testing.assert_allclose(
-            read_image(encode(image, format)), np.full((16, 16, 3), (255, 0, 0)), atol=4
-        )
+        np.testing.assert_allclose(read_image(encode(image, format)), np.full((16, 16, 3), (255, 0, 0)), atol=4)
 
     def test_ycck(self):
         # Both Adobe and Pillow store 255 - value; marker byte 2 says that C, M, Y are stored as Y, Cb, Cr.
@@ -325,9 +321,7 @@ class TestSize:
             read_image(png(20_000, 20_000))
         assert before == Image.MAX_IMAGE_PIXELS
 
-    @pytest.mark.parametrize(
-        ("at_least", "expected"), [(None, 400), (25, 50), (26, 100), (100, 200), (300, 400)]
-    )
+    @pytest.mark.parametrize(("at_least", "expected"), [(None, 400), (25, 50), (26, 100), (100, 200), (300, 400)])
     def test_at_least(self, photo, at_least, expected):
         assert read_image(encode(photo, "JPEG"), at_least=at_least).size == (expected * 3 // 2, expected)
 
@@ -387,9 +381,7 @@ class TestToSquare:
         result = to_square(read_image(board), 32)
         np.testing.assert_allclose(result, np.full((32, 32, 3), 127.5), atol=6)
 
-    @pytest.mark.parametrize(
-        ("mode", "size", "fit"), [("L", 8, "crop"), ("RGB", 0, "crop"), ("RGB", 8, "stretch")]
-    )
+    @pytest.mark.parametrize(("mode", "size", "fit"), [("L", 8, "crop"), ("RGB", 0, "crop"), ("RGB", 8, "stretch")])
     def test_arguments(self, mode, size, fit):
         with pytest.raises(ValueError, match="expected mode RGB, size >= 1 and fit in"):
             to_square(Image.new(mode, (9, 9)), size, fit)

@@ -80,7 +80,9 @@ def test_prefetch_passes_errors_on(tmp_path):
         list(prefetch(Pictures([tmp_path / "a.png"], PREPROCESSING), [np.array([0])]))
 
 
-@pytest.mark.parametrize(("size", "resize", "message"), [(0, None, "at least 1, got 0"), (32, 16, "image.size=32, got 16")])
+@pytest.mark.parametrize(
+    ("size", "resize", "message"), [(0, None, "at least 1, got 0"), (32, 16, r"image\.size=32, got 16")]
+)
 def test_impossible_sizes_are_refused(size, resize, message):
     with pytest.raises(InputError, match=message):
         Preprocessing(size, resize)

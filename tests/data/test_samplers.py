@@ -43,7 +43,7 @@ def test_pictures_are_repeated_only_where_a_class_has_too_few_and_then_evenly():
     sampler = ClassBalancedSampler(UNEVEN, classes=5, images=5)
     for batch in (batch for _ in range(20) for batch in sampler):
         for row in np.array(batch).reshape(5, 5):
-            times, size = Counter(row).values(), int((UNEVEN == UNEVEN[row[0]]).sum())
+            times, size = Counter(row).values(), int((UNEVEN[row[0]] == UNEVEN).sum())
             assert len(times) == min(size, 5)
             assert max(times) - min(times) <= 1
 

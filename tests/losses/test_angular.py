@@ -12,11 +12,7 @@ def reference(x, y, alpha):
     for a in range(len(x)):
         for p in range(a):
             if y[a] == y[p]:
-                f = [
-                    4 * t2 * (x[a] + x[p]) @ x[n] - 2 * (1 + t2) * x[a] @ x[p]
-                    for n in range(len(x))
-                    if y[n] != y[a]
-                ]
+                f = [4 * t2 * (x[a] + x[p]) @ x[n] - 2 * (1 + t2) * x[a] @ x[p] for n in range(len(x)) if y[n] != y[a]]
                 total = total + torch.stack([x.new_zeros(()), *f]).logsumexp(0)  # log(1 + Σ exp f)
                 pairs += 1
     return total / max(pairs, 1)

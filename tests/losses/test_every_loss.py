@@ -66,9 +66,7 @@ def test_float32_is_close_to_float64(loss):
     value, gradient = value_and_gradient(loss, points(), LABELS)
     exact, exact_gradient = value_and_gradient(loss, points().double(), LABELS)
     torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        gradient.double(), exact_gradient, rtol=0, atol=1e-5 * float(exact_gradient.abs().max())
-    )
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=0, atol=1e-5 * float(exact_gradient.abs().max()))
 
 
 def test_autocast_changes_nothing(loss):
@@ -76,9 +74,7 @@ def test_autocast_changes_nothing(loss):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(x, LABELS)
     value.backward()
-    torch.testing.assert_close(
-        (value.detach(), x.grad), value_and_gradient(loss, points(), LABELS), rtol=0, atol=0
-    )
+    torch.testing.assert_close((value.detach(), x.grad), value_and_gradient(loss, points(), LABELS), rtol=0, atol=0)
 
 
 def test_a_backward_inside_autocast_changes_nothing(any_batch_loss):
@@ -136,16 +132,12 @@ def test_order_and_names_of_classes_do_not_matter(any_batch_loss):
 def test_nothing_to_learn_is_a_differentiable_0(any_batch_loss, labels):
     if isinstance(any_batch_loss, losses.ContrastiveLoss | losses.RankedListLoss):
         labels = labels[:1]  # these learn from positives alone, and from negatives alone
-    value, gradient = value_and_gradient(
-        any_batch_loss, 1e3 * points(n=len(labels)), torch.tensor(labels).long()
-    )
+    value, gradient = value_and_gradient(any_batch_loss, 1e3 * points(n=len(labels)), torch.tensor(labels).long())
     assert value == 0
     assert gradient.eq(0).all()
 
 
-@pytest.mark.parametrize(
-    "point", [torch.zeros(6), torch.ones(6), 1e3 * torch.arange(6.0), torch.full((6,), 1e-30)]
-)
+@pytest.mark.parametrize("point", [torch.zeros(6), torch.ones(6), 1e3 * torch.arange(6.0), torch.full((6,), 1e-30)])
 def test_finite_where_all_points_are_equal(loss, point):
     value, gradient = value_and_gradient(loss, point.repeat(12, 1), LABELS)
     assert value.isfinite()
@@ -174,16 +166,12 @@ def test_rejects_labels_of_another_length(loss):
 
 
 def test_rejects_float_labels(loss):
-    with pytest.raises(
-        ValueError, match=r"labels must be integer class ids, got torch.float32: .* labels.long\(\)"
-    ):
+    with pytest.raises(ValueError, match=r"labels must be integer class ids, got torch.float32: .* labels.long\(\)"):
         loss(points(), LABELS.float())
 
 
 def test_rejects_embeddings_that_are_not_a_float_matrix(loss):
-    with pytest.raises(
-        ValueError, match=r"embeddings must be .* \(N, D\), .* got torch.float32 of shape \(12, 6, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"embeddings must be .* \(N, D\), .* got torch.float32 of shape \(12, 6, 1\)"):
         loss(points()[..., None], LABELS)
     with pytest.raises(ValueError, match=r"embeddings must be a floating-point matrix .* got torch.int64"):
         loss(points().long(), LABELS)

@@ -21,9 +21,7 @@ def reference(x, y, alpha, weight):
     return (npair + weight * angular) / max(pairs, 1)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "weight", "normalize"), [(45.0, 2.0, False), (36.0, 0.5, False), (45.0, 2.0, True)]
-)
+@pytest.mark.parametrize(("alpha", "weight", "normalize"), [(45.0, 2.0, False), (36.0, 0.5, False), (45.0, 2.0, True)])
 def test_matches_the_equation(batch, agrees, alpha, weight, normalize):
     loss = NPairAngularLoss(alpha, weight, normalize)
     agrees(loss, lambda x, y: reference(x, y, alpha, weight), *batch)

@@ -36,9 +36,7 @@ def reference(x, y, alpha, margin, temperature, negative_weight, symmetric):
         (3.0, 2.0, 3.0, 1.0, False),
     ],
 )
-def test_matches_the_equations(
-    batch, agrees, alpha, margin, temperature, negative_weight, normalize, symmetric
-):
+def test_matches_the_equations(batch, agrees, alpha, margin, temperature, negative_weight, normalize, symmetric):
     loss = RankedListLoss(alpha, margin, temperature, negative_weight, symmetric, normalize)
     args = (alpha, margin, temperature, negative_weight, symmetric)
     agrees(loss, lambda x, y: reference(x, y, *args), *batch)

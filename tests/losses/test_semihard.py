@@ -23,9 +23,7 @@ def reference(x, y, margin):
 @pytest.mark.parametrize(("margin", "normalize"), [(0.2, True), (0.0, True), (3.0, True), (0.2, False)])
 def test_matches_the_definition(request, batch, agrees, margin, normalize):
     # Of negatives at one distance any may receive the gradient; in one dimension unit vectors are 1 and -1.
-    unique = "[duplicates-" not in request.node.name and not (
-        normalize and "[one dimension-" in request.node.name
-    )
+    unique = "[duplicates-" not in request.node.name and not (normalize and "[one dimension-" in request.node.name)
     agrees(SemihardTripletLoss(margin, normalize), lambda x, y: reference(x, y, margin), *batch, unique)
 
 

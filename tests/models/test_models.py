@@ -99,7 +99,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 def test_imagenet_weights_that_cannot_be_fetched_say_what_to_bring(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"bring model.safetensors from huggingface.co/timm/resnet10t.*--backbone.weights FILE"):
+    with pytest.raises(
+        InputError, match=r"bring model.safetensors from huggingface.co/timm/resnet10t.*--backbone.weights FILE"
+    ):
         Backbone("timm:resnet10t", "imagenet").build()
     with pytest.raises(InputError, match="convnet has no ImageNet weights"):
         Backbone("convnet", "imagenet").build()

@@ -60,9 +60,9 @@ class PictureMap {
     this.moveTo({ x: (left + right) / 2, y: (top + bottom) / 2, zoom: Math.min(room, 8) });
   }
 
-  reset() {
+  reset(then) {
     this.drawAs = "auto";
-    this.moveTo({ x: 0, y: 0, zoom: 1 });
+    this.moveTo({ x: 0, y: 0, zoom: 1 }, then);
   }
 
   zoomBy(factor) {
@@ -203,8 +203,9 @@ class PictureMap {
   }
 
   press(event) {
-    const far = 0.15 * Math.min(this.width, this.height);
-    const middle = () => this.hover(this.pointAt(...this.middle, far));
+    const side = Math.min(this.width, this.height);
+    const far = 0.15 * side;
+    const middle = () => this.hover(this.pointAt(...this.middle, 0.4 * side));
     const go = (view) => this.moveTo(view, middle);
     const actions = {
       ArrowLeft: () => go(this.moved(far, 0)),
@@ -214,7 +215,7 @@ class PictureMap {
       "+": () => go(this.zoomed(ZOOM.button, ...this.middle)),
       "=": () => go(this.zoomed(ZOOM.button, ...this.middle)),
       "-": () => go(this.zoomed(1 / ZOOM.button, ...this.middle)),
-      0: () => this.reset(),
+      0: () => this.reset(middle),
       Enter: () => this.select(this.hovered === null ? [] : [this.labels[this.hovered]]),
       Escape: () => this.select([]),
     };
