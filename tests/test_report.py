@@ -117,6 +117,12 @@ def test_best_queries_come_first_and_one_of_each_class():
     assert one_per_class(order[::-1], y, 1) == [5]
 
 
+def test_margin_looks_beyond_the_neighbours_shown():
+    x = np.array([[0.0], [1], [3], [20], [21]], dtype=np.float32)
+    found = find_neighbours(x, np.array([0, 0, 0, 1, 1]), k=1)
+    assert found.margin.tolist() == [20 - 1, 19 - 1, 17 - 2, 17 - 1, 18 - 1]
+
+
 def test_confused_pairs_equal_a_count():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(80, 2)).astype(np.float32), rng.integers(5, size=80)

@@ -194,7 +194,7 @@ def _distances(x: Tensor, squared: bool, constant_gallery: bool) -> Tensor:
     norm2 = centered.square().sum(dim=1)
     with full_precision(x):
         d2 = torch.addmm(norm2, centered, centered.T, alpha=-2).add_(norm2[:, None])
-    d2.clamp_min_(0).fill_diagonal_(torch.inf)
+    d2.fill_diagonal_(torch.inf)
 
     # Which pairs lost half their digits? The nearest neighbor of most rows tells, cheaply, that none did; points so
     # near have about the same norm.

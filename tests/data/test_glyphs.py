@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from nearkin.data.glyphs import CHARACTERS, class_name, draw_glyph, draw_ink, load_fonts, render_glyphs
+from nearkin.data.glyphs import CHARACTERS, class_name, draw_glyph, draw_ink, load_fonts, random_pose, render_glyphs
 
 
 def contents(root):
@@ -154,3 +154,18 @@ class TestDrawGlyph:
     def test_light_on_dark_now_and_then(self):
         corners = [np.asarray(draw_glyph("o", 24, np.random.default_rng(n)))[0, 0].mean() for n in range(60)]
         assert 0 < sum(corner < 100 for corner in corners) < 20
+
+
+@pytest.mark.parametrize("ink", [(40, 40), (20, 60), (60, 20)])
+def test_pose_keeps_the_centre_near_and_the_size(ink):
+    for number in range(50):
+        coefficients = random_pose(ink, 80, np.random.default_rng(number))
+        to_square = np.linalg.inv(np.array([*coefficients, 1]).reshape(3, 3))
+        width, height = ink
+        corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]])
+        x, y, w = to_square @ np.array([*corners, [width / 2, height / 2, 1]]).T
+        points = np.stack([x / w, y / w], axis=1)
+        assert np.abs(points[4] - 40).max() <= 0.06 * 40
+        # The longer side comes to 62-85% of the square, give or take stretch, slant and tilt.
+        sides = np.linalg.norm(points[:4] - np.roll(points[:4], -1, axis=0), axis=1)
+        assert 0.4 * 80 < sides.max() < 1.25 * 80

@@ -238,6 +238,17 @@ class TestOrientation:
                 warnings.simplefilter("ignore")  # Pillow says what is wrong with the EXIF
                 assert read_image(bytes(corrupt), at_least=20).size in {(75, 50), (50, 75)}
 
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+    def test_exif_that_is_none_at_all(self, photo, format):
+        assert read_image(encode(photo, format, exif=b"Exif\0\0rubbish")).size == (600, 400)
+
+    def test_an_orientation_that_is_no_number(self, photo):
+        short, ascii = b"\x01\x12\x00\x03", b"\x01\x12\x00\x02"  # tag 0x0112 and its type
+        tags = exif(6).tobytes()
+        assert short in tags
+        data = encode(photo, "JPEG", exif=tags.replace(short, ascii))
+        assert read_image(data).size == (600, 400)
+
 
 class TestUnreadable:
     @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", AVIF])

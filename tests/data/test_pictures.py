@@ -76,7 +76,7 @@ def test_prefetch_keeps_the_order_and_decodes_ahead(make_folder):
 
 def test_prefetch_passes_errors_on(tmp_path):
     (tmp_path / "a.png").write_text("no")
-    with pytest.raises(ValueError, match="a.png"):
+    with pytest.raises(ValueError, match=r"a\.png"):
         list(prefetch(Pictures([tmp_path / "a.png"], PREPROCESSING), [np.array([0])]))
 
 

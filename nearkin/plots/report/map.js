@@ -105,9 +105,9 @@ class PictureMap {
 
   setView({ x, y, zoom }) {
     const limited = clamp(zoom, ZOOM.least, ZOOM.most);
-    const reach = 1 - 0.9 / limited; // the whole map stays put, a part of it can be moved to the edges
+    const reach = 1 - 0.5 / limited; // less the more of the map shows, so that it is never lost
     this.view = { x: clamp(x, -reach, reach), y: clamp(y, -reach, reach), zoom: limited };
-    // While there is nothing to move, a finger on the map scrolls the page.
+    // While the whole map shows, a finger that moves up or down on it scrolls the page.
     this.canvas.style.touchAction = limited > ZOOM.least ? "none" : "pan-y";
     this.invalidate();
   }
