@@ -172,6 +172,11 @@ def test_map_of_few_or_degenerate_points(n, kind):
     assert np.abs(layout).max() == pytest.approx(1 if apart else 0)
 
 
+def test_map_of_too_few_for_neighbourhoods_keeps_distances():
+    layout = embedding_map(np.array([[0.0, 0], [1, 1], [4, 4]], dtype=np.float32))
+    np.testing.assert_allclose(layout * np.sign(layout[2, 0]), [[-1, 0], [-0.5, 0], [1, 0]], atol=1e-9)
+
+
 def test_map_keeps_neighbours_and_repeats():
     rng = np.random.default_rng(0)
     y = np.arange(120) % 4

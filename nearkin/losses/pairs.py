@@ -34,7 +34,7 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> Tensor:
         )
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels must be integer class ids, got {labels.dtype}: convert with labels.long()")
-    # Only a finite sum needs all values finite, and it takes a tenth of the time of a look at each.
+    # A finite sum shows that every value is finite, in a tenth of the time of looking at each.
     if not torch.compiler.is_compiling() and not embeddings.sum().isfinite():
         bad = int((~embeddings.isfinite()).any(dim=1).sum())
         if bad:

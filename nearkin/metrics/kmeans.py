@@ -121,8 +121,7 @@ def _spread_start(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     for i in range(1, k):
         cumulative = nearest.cumsum(dim=0, dtype=torch.float64)
         draw = torch.rand(trials, dtype=torch.float64, generator=generator) * cumulative[-1]
-        # right=True passes over points at distance 0; the clamp is for when all are.
-        rows = torch.searchsorted(cumulative, draw, right=True).clamp(max=len(points) - 1)  # (T,)
+        rows = torch.searchsorted(cumulative, draw)  # (T,)
         distance = torch.addmm(square[rows], points, points[rows].T, alpha=-2).add_(square[:, None]).clamp_(min=0)
         left = distance.minimum(nearest[:, None])  # (N, T)
         best = left.sum(dim=0).argmin()
