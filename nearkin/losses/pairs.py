@@ -100,7 +100,9 @@ def known_gradient(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[.
 
     def backward(ctx: Any, grad: Tensor | None, second: Tensor | None) -> tuple[Tensor | None, ...]:
         if second is not None:
-            raise RuntimeError(f"{function.__name__} is differentiable once, and a second gradient was asked for")
+            raise RuntimeError(
+                f"{function.__name__} is differentiable once, and a second gradient was asked for"
+            )
         return None if grad is None else grad * ctx.saved_tensors[0], *[None] * ctx.constants
 
     operator.register_fake(fake)
@@ -193,8 +195,8 @@ def _distances(x: Tensor, squared: bool, constant_gallery: bool) -> Tensor:
     centered = _centered(x)
     norm2 = centered.square().sum(dim=1)
     with full_precision(x):
-        d2 = torch.addmm(norm2, centered, centered.T, alpha=-2).add_(norm2[:, None])
-    d2.fill_diagonal_(torch.inf)
+        d2 = (-2 * centered) @ centered.T
+    d2.add_(norm2).add_(norm2[:, None]).fill_diagonal_(torch.inf)
 
     # Which pairs lost half their digits? The nearest neighbor of most rows tells, cheaply, that none did; points so
     # near have about the same norm.
@@ -222,13 +224,13 @@ def _save(ctx: Any, inputs: tuple[Tensor, bool, bool], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     x, d = ctx.saved_tensors
-    if not ctx.squared:
-        grad = grad / F.threshold(2 * d, 2 * FLOOR, torch.inf)  # by d²; 0 at the floor
+    # By x_i, d²_ij has the gradient 2 (x_i - x_j), and d_ij has (x_i - x_j) / d_ij, taken as 0 at the floor.
+    weight = grad if ctx.squared else grad / F.threshold(d, FLOOR, torch.inf)
     if not ctx.constant_gallery:
-        grad = _plus_transpose(grad)
-    x = _centered(x)
+        weight = _plus_transpose(weight)
+    x = (2 if ctx.squared else 1) * _centered(x)
     with full_precision(x):
-        return 2 * (grad.sum(dim=1, keepdim=True) * x - grad @ x), None, None  # Σ_j g_ij · 2 (x_i - x_j)
+        return weight.sum(dim=1, keepdim=True) * x - weight @ x, None, None  # Σ_j weight_ij (x_i - x_j)
 
 
 _distances.register_autograd(_differentiate, setup_context=_save)

@@ -2,13 +2,13 @@
 
 Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019. Equation numbers are that paper's.
 
-Shape key: N = batch size, D = embedding size.
+Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, distances, known_gradient, same_class
+from nearkin.losses.pairs import check_batch, classmates, distances, known_gradient, same_class
 
 
 class RankedListLoss(nn.Module):
@@ -69,13 +69,12 @@ def ranked_list(
     distance: Tensor, labels: Tensor, alpha: float, margin: float, temperature: float, negative_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Return Eq. 14, and its gradient by the distances (N, N) with the weights held constant."""
-    same = same_class(labels)
-    # Eq. 8. A query is never its own positive: its distance 0 is below alpha - margin.
-    pull = (distance - (alpha - margin)).relu_().masked_fill_(~same, 0)
-    push = (alpha - distance).relu_().masked_fill_(same, 0)
+    # Eq. 8. A query is never its own positive.
+    positives, valid = classmates(labels)  # (N, K - 1)
+    pull = (distance.gather(1, positives) - (alpha - margin)).relu_() * valid
+    push = (alpha - distance).relu_().masked_fill_(same_class(labels), 0)  # (N, N)
 
-    pull_weight = (pull > 0).to(pull.dtype)
-    pull_weight.div_(pull_weight.sum(dim=1, keepdim=True).clamp_min_(1))
+    pull_weight = (pull > 0) / (pull > 0).sum(dim=1, keepdim=True).clamp_min(1)
     # Eq. 9, scaled per row by exp(-T max push): cancels in Eq. 12, cannot overflow.
     push_weight = (push - push.amax(dim=1, keepdim=True)).mul_(temperature).exp_().mul_(push > 0)
     push_weight.div_(push_weight.sum(dim=1, keepdim=True).clamp_min_(1))
@@ -83,4 +82,5 @@ def ranked_list(
     positive_loss = (pull_weight * pull).sum(dim=1)  # Eq. 11
     negative_loss = (push_weight * push).sum(dim=1)  # Eq. 12
     value = (positive_loss + negative_weight * negative_loss).mean()  # Eq. 13-14
-    return value, pull_weight.sub_(push_weight, alpha=negative_weight).div_(len(distance))
+    gradient = push_weight.mul_(-negative_weight).scatter_add_(1, positives, pull_weight.to(push.dtype))
+    return value, gradient.div_(len(distance))
