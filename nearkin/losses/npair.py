@@ -44,9 +44,7 @@ class NPairLoss(nn.Module):
         ValueError: form is unknown; l2 is negative; with "mc", the batch has other than two samples per class.
     """
 
-    def __init__(
-        self, form: Literal["tuplet", "mc"] = "tuplet", l2: float = 0.0, normalize: bool = False
-    ) -> None:
+    def __init__(self, form: Literal["tuplet", "mc"] = "tuplet", l2: float = 0.0, normalize: bool = False) -> None:
         super().__init__()
         if form not in ("tuplet", "mc"):
             raise ValueError(f'form must be "tuplet" or "mc", got {form!r}')

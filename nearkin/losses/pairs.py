@@ -100,9 +100,7 @@ def known_gradient(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[.
 
     def backward(ctx: Any, grad: Tensor | None, second: Tensor | None) -> tuple[Tensor | None, ...]:
         if second is not None:
-            raise RuntimeError(
-                f"{function.__name__} is differentiable once, and a second gradient was asked for"
-            )
+            raise RuntimeError(f"{function.__name__} is differentiable once, and a second gradient was asked for")
         return None if grad is None else grad * ctx.saved_tensors[0], *[None] * ctx.constants
 
     operator.register_fake(fake)

@@ -22,8 +22,8 @@ def to_grid(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale queries (Q, D) and gallery (M, D) and round them to integers, in float64, of norm <= 2**25.
 
     Order of distances is kept up to the rounding, which moves a coordinate by at most 2**-25 of the largest distance
-    from gallery[0]: what float32 itself does to a vector of that length. Integers, or multiples of any power of two, are
-    not moved at all where no distance from gallery[0] reaches 2**25 of these units.
+    from gallery[0]: what float32 itself does to a vector of that length. Integers, or multiples of any power of two,
+    are not moved at all where no distance from gallery[0] reaches 2**25 of these units.
     """
     # Distances do not depend on the origin, but precision does. A vector of the data as origin, not the mean, keeps
     # integers integers.
