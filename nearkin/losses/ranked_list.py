@@ -74,7 +74,8 @@ def ranked_list(
     pull = (distance.gather(1, positives) - (alpha - margin)).relu_() * valid
     push = (alpha - distance).relu_().masked_fill_(same_class(labels), 0)  # (N, N)
 
-    pull_weight = (pull > 0) / (pull > 0).sum(dim=1, keepdim=True).clamp_min(1)
+    pull_weight = (pull > 0).to(pull.dtype)
+    pull_weight.div_(pull_weight.sum(dim=1, keepdim=True).clamp_min_(1))
     # Eq. 9, scaled per row by exp(-T max push): cancels in Eq. 12, cannot overflow.
     push_weight = (push - push.amax(dim=1, keepdim=True)).mul_(temperature).exp_().mul_(push > 0)
     push_weight.div_(push_weight.sum(dim=1, keepdim=True).clamp_min_(1))
@@ -82,5 +83,5 @@ def ranked_list(
     positive_loss = (pull_weight * pull).sum(dim=1)  # Eq. 11
     negative_loss = (push_weight * push).sum(dim=1)  # Eq. 12
     value = (positive_loss + negative_weight * negative_loss).mean()  # Eq. 13-14
-    gradient = push_weight.mul_(-negative_weight).scatter_add_(1, positives, pull_weight.to(push.dtype))
+    gradient = push_weight.mul_(-negative_weight).scatter_add_(1, positives, pull_weight)
     return value, gradient.div_(len(distance))
