@@ -21,8 +21,8 @@ COMMANDS = {
     "report": "one self-contained HTML page about a run",
 }
 
-FREE = "free some space and go on with --resume, or name another folder with --out"
-ALLOW = "make it accessible, or name another with --data or --out"
+FREE = "free some space and run the command again; a training goes on with --resume"
+ALLOW = "make it accessible, or name another"
 ADVICE = {
     errno.ENOSPC: FREE,
     errno.EDQUOT: FREE,
@@ -30,6 +30,7 @@ ADVICE = {
     errno.EROFS: ALLOW,
     errno.EACCES: ALLOW,
     errno.EPERM: ALLOW,
+    errno.ENAMETOOLONG: "name a shorter one",
 }
 
 USAGE = "usage: nearkin COMMAND ...\n\n" + "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
@@ -46,9 +47,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         fail("interrupted", 1)
     except OSError as error:
-        if error.errno not in ADVICE:
+        if error.errno is None:
             raise
-        fail(f"{error.filename or 'a file'}: {error.strerror}; {ADVICE[error.errno]}", 2)
+        advice = ADVICE.get(error.errno)
+        fail(f"{error.filename or 'a file'}: {error.strerror}" + (f"; {advice}" if advice else ""), 2 if advice else 1)
     sys.exit(0)
 
 
@@ -97,10 +99,10 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions")
     options = parser.parse_args(arguments)
 
-    from nearkin.evaluate import evaluate_run, table
+    from nearkin.evaluate import describe, evaluate_run
 
-    scores = evaluate_run(options.run, options.data)
-    print(json.dumps(scores) if options.json else table({"trained": scores}))
+    result = evaluate_run(options.run, options.data)
+    print(json.dumps(result["trained"]) if options.json else describe(result))
 
 
 def report(arguments: list[str]) -> None:

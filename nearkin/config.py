@@ -12,6 +12,7 @@ types and builds the objects.
 import copy
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nearkin.data.samplers import SeededBatchSampler
 from nearkin.errors import InputError, nearest
+from nearkin.run_folder import RunFolder
 from nearkin.train import train
 
 CLASSES = {  # where the short names of each class-valued key live
@@ -69,27 +71,80 @@ def read(arguments: list[str]) -> Settings:
     Raises:
         InputError: A file cannot be read, a key is unknown, or a value has the wrong type.
     """
-    files, given, flags = split_arguments(arguments)
+    files, options, flags = split_arguments(arguments)
+    if {"--overwrite", "--resume"} <= flags:
+        raise InputError("--overwrite begins a run anew and --resume goes on with it; give one of them")
     tree = defaults()
-    for layer in (*(read_yaml(Path(file)) for file in files), given):
-        merge(tree, layer)
-    if flags & {"--help", "-h", "--print_config"} and tree["data"]["root"] is None:
-        return Settings(tree, flags)
+    for file in map(Path, files):
+        merge(tree, read_yaml(file))
+        if file.name == "config.yaml" and RunFolder(file.parent).metrics.exists():
+            tree["out"] = file.parent  # a run's own, which may have been moved or copied since
+    merge(tree, options)
     if tree["data"]["root"] is None:
-        raise InputError("no pictures: name a folder with one sub-folder per class, --data FOLDER")
+        if "--print_config" not in flags:
+            raise InputError("no pictures: name a folder with one sub-folder per class, --data FOLDER")
+        return Settings(
+            checked({**tree, "data": {**tree["data"], "root": "."}, "out": "."})
+            | {"data": tree["data"], "out": tree["out"]},
+            flags,
+        )
+    if not isinstance(tree["data"]["root"], str | Path):
+        raise InputError(f"data.root expects the name of a folder, got {tree['data']['root']!r}")
     tree["data"]["root"] = str(Path(tree["data"]["root"]).expanduser().resolve())
     tree["out"] = str(Path(tree["out"] or Path("runs") / Path(tree["data"]["root"]).name).expanduser().resolve())
+    return Settings(checked(tree), flags)
+
+
+def checked(tree: Tree) -> Tree:
+    """The whole tree with every value in its type.
+
+    Raises:
+        InputError: A value is not of its type.
+    """
     fill_length(tree)
     with readable():
-        checked = parser().parse_object(tree, defaults=False)
-    return Settings(to_tree(checked), flags)
+        return to_tree(parser().parse_object(tree, defaults=False))
 
 
 def help_text() -> str:
     """What `nearkin train --help` prints."""
-    text = re.sub(r"  --\w+\.help .*?(?=\n  --)\n", "", parser().format_help(), flags=re.DOTALL)
-    text = re.sub(r",\s*known\s+subclasses:.*?\)", ")", text, flags=re.DOTALL)  # every nn.Module there is
-    return f"{text}\nThe arguments of a class: nearkin train --print_config --loss AngularLoss"
+    lines = ["usage: nearkin train [CONFIG.yaml] [--key value ...]", ""]
+    lines += entry("--overwrite", "Replace the run that --out already holds.")
+    lines += entry("--resume", "Go on with the run that --out holds.")
+    lines += entry("--print_config", "Print every key with its value, and train nothing.")
+    # What jsonargparse prints itself names options that `split_arguments` does not know, and every nn.Module there is.
+    for group in parser()._action_groups:
+        actions = [action for action in group._group_actions if action.dest in leaves(default_tree())]
+        if actions:
+            lines += ["", f"{group.title}:"]
+        for action in actions:
+            name, _, last = action.dest.rpartition(".")
+            short = f"--{name}, " if SHORT.get(name) == last else ""
+            default = yaml.safe_dump(leaves(default_tree())[action.dest], default_flow_style=True).split("\n")[0]
+            lines += entry(f"{short}--{action.dest}", f"{action.help} [{default}]")
+    return "\n".join([*lines, "", "The arguments of a class: nearkin train --print_config --loss AngularLoss", ""])
+
+
+def entry(option: str, text: str) -> list[str]:
+    indent = " " * 26
+    described = textwrap.wrap(" ".join(text.split()), 110, initial_indent=indent, subsequent_indent=indent)
+    if len(option) < 22:
+        described[0] = f"  {option:<24}{described[0].strip()}"
+        return described
+    return [f"  {option}", *described]
+
+
+def leaves(tree: Tree) -> Tree:
+    """Every key that has a value of its own: `data.root`, but `loss` as a whole, by its class's short name."""
+    found: Tree = {}
+    for key, value in tree.items():
+        if key in CLASSES:
+            found[key] = value and value["class_path"].rpartition(".")[2]
+        elif isinstance(value, dict):
+            found |= {f"{key}.{name}": leaf for name, leaf in value.items()}
+        else:
+            found[key] = value
+    return found
 
 
 def to_yaml(config: Tree) -> str:
@@ -151,6 +206,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], Tree, frozenset[st
 def merge_key(tree: Tree, path: list[str], value: Any) -> None:
     """Set `tree[a][b][c] = value`; a plain value in the way is the short form of the same key."""
     for key in path[:-1]:
+        if not isinstance(tree, dict):
+            break
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
             below = tree[key] = {SHORT.get(key, "class_path"): below}
@@ -179,7 +236,7 @@ def read_yaml(file: Path) -> Tree:
 def merge(tree: Tree, layer: Tree) -> None:
     """Lay keys over those of `tree`, in place; another class drops the arguments of the one before."""
     for key, value in layer.items():
-        check_key(key)
+        check_key(str(key))
         if key in CLASSES:
             tree[key] = merge_class(key, tree[key], value)
         elif isinstance(tree[key], dict):
@@ -191,9 +248,18 @@ def merge(tree: Tree, layer: Tree) -> None:
             for name, leaf in value.items():
                 if name not in tree[key]:
                     raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in tree[key]])
-                tree[key][name] = leaf
+                tree[key][name] = given(f"{key}.{name}", leaf, default_tree()[key][name])
         else:
-            tree[key] = [value] if key == "logger" and isinstance(value, str) else value
+            tree[key] = given(
+                key, [value] if key == "logger" and isinstance(value, str) else value, default_tree()[key]
+            )
+
+
+def given(key: str, value: Any, default: Any) -> Any:
+    """The value; null is one only where it is the default too."""
+    if value is None and default is not None:
+        raise InputError(f"{key} expects a value, such as its default {default}, got null")
+    return value
 
 
 def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:
@@ -202,9 +268,13 @@ def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:
         return None
     layer = dict(layer) if isinstance(layer, dict) else {"class_path": layer}
     named = layer.pop("class_path", None)
-    arguments = {**(layer.pop("init_args", None) or {}), **layer}
+    init = layer.pop("init_args", None) or {}
+    if not isinstance(init, dict):
+        raise InputError(f"{key}.init_args expects keys and values, got {init!r}")
+    arguments = {**init, **layer}
     if named is None and before is None:
-        raise InputError(f"{key}.{next(iter(arguments))} needs a class to belong to: name one with --{key}")
+        what = f"{key}.{next(iter(arguments))}" if arguments else key
+        raise InputError(f"{what} needs a class to belong to: name one with --{key}")
     path = resolve(key, str(named)) if named is not None else before["class_path"]  # type: ignore[index]
     same = before is not None and locate(before["class_path"]) is locate(path)
     kept = before["init_args"] if before and same else own_defaults(path)
@@ -219,14 +289,17 @@ def resolve(key: str, name: str) -> str:
     """The import path of a class from its short name or its import path."""
     if "." not in name:
         home = import_module(CLASSES[key])
-        known = [each for each, value in vars(home).items() if inspect.isclass(value) and suits(key, value)]
+        found = {each: value for each, value in vars(home).items() if inspect.isclass(value) and each[0] != "_"}
+        known = [each for each, value in found.items() if suits(key, value)]
         if name not in known:
             raise InputError(f"unknown {key} {name!r}; {nearest(name, known)}")
         return f"{CLASSES[key]}.{name}"
     try:
-        locate(name)
+        found = locate(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{key}: {name} cannot be imported ({error})") from error
+    if not (inspect.isclass(found) and suits(key, found)):
+        raise InputError(f"{key}: {name} is no class that can be used as one; {CLASSES[key]} holds those that can")
     return name
 
 
@@ -243,7 +316,9 @@ def suits(key: str, candidate: type) -> bool:
         "optimizer": Optimizer,
         "schedule": LRScheduler,
     }[key]
-    return issubclass(candidate, base) and candidate is not base and not inspect.isabstract(candidate)
+    if candidate in (base, ReduceLROnPlateau):  # the latter wants a score at each step
+        return False
+    return issubclass(candidate, base) and not inspect.isabstract(candidate)
 
 
 def parameters(path: str) -> list[str] | None:
@@ -277,8 +352,8 @@ def fill_length(tree: Tree) -> None:
         except (TypeError, ValueError):
             raise InputError(f"steps and warmup expect numbers, got {tree['steps']}, {tree['warmup']}") from None
         for name in parameters(tree["schedule"]["class_path"]) or []:
-            if name in LENGTHS:
-                tree["schedule"]["init_args"].setdefault(name, length)
+            if name in LENGTHS and tree["schedule"]["init_args"].get(name) is None:
+                tree["schedule"]["init_args"][name] = length
 
 
 def check_key(key: str) -> None:
@@ -295,10 +370,33 @@ def unknown(key: str, known: list[str], of: str = "") -> InputError:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """jsonargparse's several lines about a value of the wrong type, as one."""
+    """jsonargparse's several lines about a value of the wrong type, as one that names key, expectation and value."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(" ".join(str(error).split())) from error
+        text = " ".join(str(error).split())
+        key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+        expected = [in_words(each) for each in re.findall(r"Expected a (<class '[^']+'>|[\w.]+\[[^\]]*\]|\S+)", text)]
+        got = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: | - Expected |$)", text)
+        if not (key and expected and got):
+            raise InputError(text) from error
+        raise InputError(f"{key} expects {' or '.join(dict.fromkeys(expected))}, got {got[1]}") from error
+
+
+def in_words(kind: str) -> str:
+    """A type as Python writes it, for a person: `<class 'int'>` -> `a whole number`."""
+    choices = re.search(r"Literal\[(.*)\]", kind)
+    if choices:
+        return "one of " + choices[1].replace("'", "")
+    name = re.sub(r"<class '([^']+)'>", r"\1", kind)
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "tuple": "a list such as [1, 2]",
+        "NoneType": "null",
+    }
+    return words.get(name, name)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nearkin import config
 from nearkin.data.glyphs import render_glyphs
+from nearkin.errors import InputError
 from nearkin.run_folder import RunFolder
 
 # fmt: off
@@ -22,14 +23,20 @@ def settings(out: Path, seed: int) -> config.Settings:
     """Render the glyphs beside the run that is to come, and say how to train on them.
 
     An earlier demo in `out` is replaced: it can be made again from its seed.
+
+    Raises:
+        InputError: `out` holds a run that is no demo.
     """
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, got {seed}")
     out = out.expanduser().resolve()
     pictures = out / f"glyphs-{seed}"
     run = RunFolder(out)
-    run.check_free(overwrite=True)
+    earlier = run.exists() and Path(run.config().get("data", {}).get("root", "")).parent == out
+    if run.occupied() and not earlier:
+        raise InputError(f"{out} holds {', '.join(run.occupied())} of a run that is no demo; name another with --out")
     if not pictures.is_dir():
         print("rendering glyphs")
         render_glyphs(pictures, seed=seed)
     settings = config.read(["--data", str(pictures), "--out", str(out), "--seed", str(seed), *OPTIONS])
-    earlier = run.exists() and Path(run.config()["data"]["root"]).parent == out
     return replace(settings, flags=frozenset({"--overwrite"})) if earlier else settings

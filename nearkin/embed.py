@@ -67,7 +67,10 @@ class Model:
 
         Raises:
             UnreadableImage: One of them cannot be read; the message names it.
+            TypeError: A single path instead of a sequence of them.
         """
+        if isinstance(images, str | bytes):
+            raise TypeError(f"expected a sequence of pictures, got one {type(images).__name__}: embed([picture])")
         image = self.architecture.image
         batches = (
             torch.stack([torch.from_numpy(image.decode(source)) for source in images[start : start + BATCH]])
@@ -78,7 +81,7 @@ class Model:
     def embed_pictures(self, pictures: Pictures, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress."""
         batches = np.split(indices, range(BATCH, len(indices), BATCH))
-        return self.run(track(prefetch(pictures, batches), "embedding batches", len(batches)))
+        return self.run(track(prefetch(pictures, batches), "embedding batches", len(batches), transient=True))
 
     @torch.inference_mode()
     def run(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """A model and a folder of pictures -> every metric on the classes that the model has never seen."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,16 @@ class Protocol:
     kmeans_init: Literal["k-means++", "random"] = "k-means++"
     kmeans_seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise InputError(f"protocol.ks expects one or more numbers of at least 1, got {list(self.ks)}")
+        for key, value, least in (
+            ("kmeans_restarts", self.kmeans_restarts, 1),
+            ("kmeans_seed", self.kmeans_seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"protocol.{key} must be at least {least}, got {value}")
+
     def score(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
         """Every metric of embeddings (n, D), each picture searching among all the others."""
         return metrics.evaluate(
@@ -42,6 +52,10 @@ class Protocol:
             init=self.kmeans_init,
             seed=self.kmeans_seed,
         )
+
+    def about(self, labels: NDArray[np.int64]) -> dict[str, Any]:
+        """What has to be said beside the scores of pictures of these classes (n,)."""
+        return {**asdict(self), "test_classes": len(np.unique(labels)), "test_images": len(labels)}
 
 
 @dataclass(frozen=True)
@@ -82,8 +96,11 @@ def embed_all(model: Model, pictures: Pictures) -> NDArray[np.float32]:
     return model.embed_pictures(pictures, np.arange(len(pictures)))
 
 
-def evaluate_run(run: Path, root: Path | None = None) -> dict[str, float]:
-    """Scores of a finished run on unseen classes: of `root`, or of the pictures that it was trained beside.
+def evaluate_run(run: Path, root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Score a finished run on unseen classes: of `root`, or of the pictures that it was trained beside.
+
+    Returns:
+        {"trained": scores, "protocol": how they were made}.
 
     Raises:
         InputError: There is no such run, or the folder of pictures cannot be used.
@@ -91,16 +108,17 @@ def evaluate_run(run: Path, root: Path | None = None) -> dict[str, float]:
     model = load(run)
     config = RunFolder(run).config()
     unseen = embed_unseen(model, root or Path(config["data"]["root"]))
-    return Protocol(**config["protocol"]).score(unseen.embeddings, unseen.images.labels)
+    protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
+    return {"trained": protocol.score(unseen.embeddings, labels), "protocol": protocol.about(labels)}
 
 
 def describe(result: dict[str, dict[str, Any]]) -> str:
-    """The scores of `result.json` for a terminal, and how they came about."""
+    """The scores of a run for a terminal, and how they came about."""
     how = result["protocol"]
     return "\n".join(
         [
             f"{how['test_images']:,} pictures of {how['test_classes']:,} unseen classes, in %",
-            table({"untrained": result["untrained"], "trained": result["trained"]}),
+            table({name: result[name] for name in ("untrained", "trained") if name in result}),
             f"k-means for NMI and F1: {how['kmeans_init']} start, {how['kmeans_restarts']} run(s), "
             f"seed {how['kmeans_seed']}",
         ]

@@ -21,9 +21,10 @@ class Bar:
         what: What is being done, as in "training".
         total: Units of work in all.
         done: Units done before now.
+        transient: Leave nothing on the terminal in the end.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(self, what: str, total: int, done: int = 0, transient: bool = False) -> None:
         self.what, self.total, self.done, self.first = what, total, done, done
         self.start = self.said = time.monotonic()
         self.live: Progress | None = None
@@ -36,6 +37,7 @@ class Bar:
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
+                transient=transient,
             )
             self.task = self.live.add_task(what, total=total, completed=done, rate="", note="")
 
@@ -64,9 +66,9 @@ class Bar:
             print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int, transient: bool = False) -> Iterator[T]:
     """Yield the items and show how far they are."""
-    with Bar(what, total) as bar:
+    with Bar(what, total, transient=transient) as bar:
         for item in items:
             yield item
             bar.advance()

@@ -1,5 +1,6 @@
 """One run -> one self-contained HTML page: scores, curves, a map of the unseen classes, neighbours."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -150,7 +151,7 @@ def report_page(
             }
             for pair in confused
         ],
-        "config": plain(config),
+        "config": plain(_without_folders(config)),
         "method": words.method(config, embeddings, labels, on_map),
     }
     return page(name, data)
@@ -183,8 +184,20 @@ def _sections(neighbours: Neighbours, labels: NDArray[np.int64], seed: int) -> l
     ]
 
 
+def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with `data.root`, `out` and a file of weights by their last name only.
+
+    Whom the page is sent to need not know whose disk it was.
+    """
+    named = copy.deepcopy(dict(config))
+    for holder, key in ((named, "out"), (named.get("data"), "root"), (named.get("backbone"), "weights")):
+        if isinstance(holder, dict) and isinstance(holder.get(key), str | Path):
+            holder[key] = Path(holder[key]).name
+    return named
+
+
 def _below_their_folder(paths: Sequence[Path]) -> list[str]:
-    """Shorten paths by the folder they share: whom the page is sent to need not know whose disk it was."""
+    """Shorten paths by the folder they share, for the same reason."""
     try:
         shared = os.path.commonpath([path.parent for path in paths])
     except ValueError:  # absolute and relative ones, or two drives

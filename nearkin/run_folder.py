@@ -1,6 +1,12 @@
 """The folder of a run: what lies in it, and how it is opened."""
 
+import errno
+import fcntl
 import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,19 +50,58 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "config.yaml").is_file()
 
-    def check_free(self, overwrite: bool) -> None:
-        """Refuse a folder that holds a run, unless it shall be replaced.
+    def occupied(self) -> list[str]:
+        """Names of the files here that a run would replace."""
+        return [name for name in FILES if (self.path / name).exists()]
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training into it; still empty at the end, it goes again.
 
         Raises:
-            InputError: It holds a run, or a file stands in its place.
+            InputError: It cannot be made or written to, or another process is at work on it.
         """
-        place = next(path for path in (self.path, *self.path.parents) if path.exists())
-        if not place.is_dir():
-            raise InputError(f"--out expects a folder, but {place} is a file; name another")
-        if self.exists() and not overwrite:
+        made = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+            folder = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            remove_empty(made)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"--out expects a folder that can be written to, but {self.path} cannot be ({error.strerror}); "
+                "name another"
+            ) from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+            yield
+        except BlockingIOError:
+            raise InputError(
+                f"another process is training into {self.path}; wait for it, or name another folder with --out"
+            ) from None
+        finally:
+            os.close(folder)
+            remove_empty(made)
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, or a file that a run would replace, unless it shall be replaced.
+
+        Raises:
+            InputError: It does.
+        """
+        if overwrite:
+            return
+        if self.exists():
             raise InputError(
                 f"{self.path} already holds a run; go on with it by --resume, replace it by --overwrite, "
                 "or name another folder with --out"
+            )
+        if self.occupied():
+            raise InputError(
+                f"{self.path} is not a run, yet holds what a run would replace: {', '.join(self.occupied())}; "
+                "name another folder with --out, or replace them by --overwrite"
             )
 
     def start(self, config: dict[str, Any]) -> None:
@@ -64,6 +109,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
+        for events in (self.path / "tensorboard").glob("events.*"):
+            events.unlink()
         content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         write_file(self.path / "config.yaml", content.encode())
 
@@ -94,8 +141,7 @@ class RunFolder:
         """
         if not self.exists():
             raise InputError(f"expected the folder of a run, but {self.path} holds no config.yaml; train one first")
-        content: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
-        return content
+        return read_mapping(self.path / "config.yaml", yaml.safe_load)
 
     def result(self) -> dict[str, Any]:
         """The scores of a finished run.
@@ -110,19 +156,25 @@ class RunFolder:
                 f"{self.path} holds a run that is not finished; go on with: "
                 f"nearkin train {self.path / 'config.yaml'} --resume"
             )
-        content: dict[str, Any] = json.loads(file.read_text())
-        return content
+        return read_mapping(file, json.loads)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the scores: the run is finished."""
         write_file(self.path / "result.json", json.dumps(result, indent=1).encode())
 
     def history(self) -> list[dict[str, float]]:
-        """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
+        """The rows of `metrics.jsonl`; a last line that a crash cut short is left out.
+
+        Raises:
+            InputError: Another line is damaged.
+        """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = self.metrics.read_text(errors="replace").split("\n")
+        try:
+            return [json.loads(line) for line in lines[:-1] if line]
+        except ValueError as error:
+            raise InputError(f"{self.metrics} is damaged ({error}); repair or remove it") from error
 
 
 class JsonLines(Logger):
@@ -153,6 +205,29 @@ class JsonLines(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` holds them."""
+
+
+def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a small file of a run holds.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} is damaged ({reason}); bring it back, or train the run anew") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is damaged (it holds no keys and values); bring it back, or train the run anew")
+    return content
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove these folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ its two counters, and the random numbers of each step (augmentation, dropout) st
 stopped and resumed ends, bit for bit on the CPU, where one that was never stopped does.
 """
 
+import inspect
 import itertools
 import logging
 import signal
@@ -12,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 import torch
@@ -80,6 +82,22 @@ class Data:
     validation: float = 0.0
 
 
+P = ParamSpec("P")
+
+
+def alone(function: Callable[P, RunFolder]) -> Callable[P, RunFolder]:
+    """Claim the run's folder, the argument `out`, for as long as `function` works on it."""
+
+    @wraps(function)
+    def claiming(*args: P.args, **kwargs: P.kwargs) -> RunFolder:
+        out = inspect.signature(function).bind(*args, **kwargs).arguments["out"]
+        with RunFolder(out).claimed():
+            return function(*args, **kwargs)
+
+    return claiming
+
+
+@alone
 def train(
     data: Data,
     out: Path,
@@ -153,14 +171,25 @@ def train(
         run.check_free(overwrite)
 
     # Whatever can be wrong with the command shows before the pictures are read, which takes the longest.
-    if steps < 1 or validate_every < 1 or warmup < 0:
-        raise InputError(
-            f"expected steps >= 1, validate_every >= 1, warmup >= 0; got {steps}, {validate_every}, {warmup}"
-        )
+    for key, value, least in (
+        ("steps", steps, 1),
+        ("validate_every", validate_every, 1),
+        ("embedding_size", embedding_size, 1),
+        ("warmup", warmup, 0),
+        ("seed", seed, 0),
+        ("checkpoint_minutes", checkpoint_minutes, 0),
+    ):
+        if not value >= least:
+            raise InputError(f"{key} must be at least {least}, got {value}")
+    if warmup >= steps:
+        raise InputError(f"warmup must be shorter than the run of {steps} steps, got {warmup}")
+    if clip_gradient is not None and not clip_gradient > 0:
+        raise InputError(f"clip_gradient is the largest norm of the gradient, above 0, got {clip_gradient}")
     listed = scan(data.root)
     split = split_classes(listed, data.validation, seed)
+    train_labels = listed.labels[listed.of_classes(split.train)]
     with blame("sampler"):
-        sampler(listed.labels[listed.of_classes(split.train)])
+        some_labels = train_labels[next(iter(sampler(train_labels)))]
     journal = JsonLines(run)
     with blame("accelerator, precision or logger"):
         loggers = [journal, *further_loggers(logger or [], run, config)]
@@ -174,6 +203,7 @@ def train(
         if backbone.pretrained:
             descent.param_groups[1]["lr"] *= NEW_LAYER_RATE
         rates = with_warmup(descent, schedule, warmup)
+    rehearse(embedder, criterion, image.size, some_labels)
 
     images, pictures = read_all(listed, image, lambda results: track(results, "reading pictures", len(listed.paths)))
     report_singles(images, split)
@@ -233,15 +263,17 @@ def train(
                 row = {"loss": value.item(), "lr": rates.get_last_lr()[0], "seconds": round(seconds, 3)}
                 fabric.log_dict(row, step)
                 bar.advance(step - bar.done, f"loss {row['loss']:.4f}")
-            if len(validation_set) and (step % validate_every == 0 or last):
+            validates = bool(len(validation_set)) and (step % validate_every == 0 or last)
+            saves = last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes
+            if (validates or saves) and not healthy(embedder, views):
+                raise TrainingStopped(diverged(run, step, criterion))
+            if validates:
                 scores = validate(model, pictures, validation_set, images.labels)
                 fabric.log_dict({f"validation/{key}": score for key, score in scores.items()}, step)
                 if best is None or scores["recall@1"] > best:
                     best = scores["recall@1"]
                     model.save(run.path)
-            if last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes:
-                if not all(weight.isfinite().all() for weight in embedder.parameters()):
-                    raise TrainingStopped(diverged(run, step, criterion))
+            if saves:
                 progress = {"step": step, "seconds": seconds, "best": best, "untrained": untrained}
                 save_checkpoint(run.checkpoint, {**state, **progress, "sampler": position})
                 saved = time.monotonic()
@@ -256,7 +288,7 @@ def train(
     else:
         embedder.load_state_dict(load(run.path).embedder.state_dict())
     trained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
-    about = {**asdict(protocol), "test_classes": len(split.test), "test_images": len(test_set)}
+    about = protocol.about(images.labels[test_set])
     run.finish({"untrained": untrained, "trained": trained, "protocol": about})
     for each in loggers:
         each.finalize("success")
@@ -300,6 +332,33 @@ def feed(
 def step_seed(seed: int, step: int) -> int:
     """A seed of its own for every step of every run."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def rehearse(embedder: Embedder, criterion: nn.Module, size: int, labels: NDArray[np.int64]) -> None:
+    """Send a blank picture through the network and a batch of noise through the loss: what does not fit shows here.
+
+    Raises:
+        InputError: The backbone does not take pictures of this size, or the loss not the sampler's batches.
+    """
+    embedder.eval()
+    criterion.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with blame(f"backbone, given pictures of image.size {size}"):
+            embeddings = embedder(torch.zeros(1, 3, size, size))
+        with blame("loss, given a batch of the sampler"):
+            criterion(torch.randn(len(labels), embeddings.shape[1]), torch.from_numpy(labels))
+    criterion.train()
+
+
+@torch.no_grad()
+def healthy(embedder: Embedder, views: Tensor) -> bool:
+    """Whether all weights and statistics are finite, and so are the embeddings that they give."""
+    if not all(tensor.isfinite().all() for tensor in embedder.state_dict().values()):
+        return False
+    embedder.eval()
+    finite = bool(embedder(views).isfinite().all())
+    embedder.train()
+    return finite
 
 
 def validate(
@@ -363,8 +422,9 @@ def blame(part: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{part}: {str(error).splitlines()[0]}") from error
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{part}: {reason}") from error
 
 
 @contextmanager

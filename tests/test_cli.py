@@ -54,7 +54,28 @@ def test_evaluate_agrees_with_the_training(nearkin, trained):
     status, out, _ = nearkin("evaluate", run, "--json")
     assert status == 0
     assert json.loads(out) == pytest.approx(RunFolder(run).result()["trained"])
-    assert "recall@1" in nearkin("evaluate", run)[1]
+    shown = nearkin("evaluate", run)[1]
+    assert "recall@1" in shown
+    assert "24 pictures of 4 unseen classes" in shown
+    assert "k-means++ start, 1 run(s), seed 0" in shown
+
+
+def test_report_writes_the_page_of_a_run(nearkin, trained):
+    run, root, _ = trained
+    status, out, _ = nearkin("report", run)
+    assert (status, out) == (0, f"report: {run / 'report.html'}\n")
+    page = (run / "report.html").read_text()
+    assert "class-04" in page
+    assert str(root.parent) not in page  # whose disk it was is nobody's business
+
+
+def test_the_demo_leaves_the_runs_of_others_alone(nearkin, trained):
+    run, _, _ = trained
+    before = sorted(path.name for path in run.iterdir())
+    status, _, err = nearkin("demo", "--out", run)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "of a run that is no demo; name another with --out" in err
+    assert sorted(path.name for path in run.iterdir()) == before
 
 
 def test_evaluate_on_other_pictures_takes_every_class_that_is_new(nearkin, trained, make_folder):
@@ -96,6 +117,7 @@ def test_help_and_print_config_need_no_pictures(nearkin):
         (["evaluate", "nowhere"], "holds no model.safetensors"),
         (["report", "nowhere"], "nowhere"),
         (["demo", "--sed", "1"], "--sed"),
+        (["demo", "--seed", "-1"], "--seed must be at least 0, got -1"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(nearkin, arguments, message):

@@ -76,6 +76,8 @@ def test_a_schedule_is_as_long_as_the_run_unless_told():
     options = ("--schedule", "CosineAnnealingLR", "--steps", "500", "--warmup", "50")
     assert read(*options)["schedule"]["init_args"]["T_max"] == 450
     assert read(*options, "--schedule.T_max", "100")["schedule"]["init_args"]["T_max"] == 100
+    cycle = ("--schedule", "OneCycleLR", "--schedule.max_lr", "0.1", "--steps", "500")
+    assert read(*cycle)["schedule"]["init_args"]["total_steps"] == 500
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
@@ -100,9 +102,20 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--optimizer", "Adma"], "did you mean Adam"),
         (["--schedule.gamma", "1"], "schedule.gamma needs a class to belong to"),
         (["--loss", "no.such.Loss"], "loss: no.such.Loss cannot be imported"),
-        (["--steps", "many"], r'Parser key "steps": Expected a <class .int.>. Got value: many'),
+        (["--steps", "many"], "^steps expects a whole number, got many$"),
+        (["--loss.alpha", "wide"], "^loss.alpha expects a number, got wide$"),
+        (["--sampler.classes", "[1]"], r"^sampler.classes expects a whole number or null, got \[1\]$"),
+        (["--logger", "foo"], "^logger expects one of tensorboard, wandb or null, got foo$"),
+        (["--protocol.ks", "3"], r"^protocol.ks expects a list such as \[1, 2\], got 3$"),
+        (["--augment.mirror", "3"], "^augment.mirror expects true or false, got 3$"),
+        (["--data.root.x", "1"], "data.root expects the name of a folder, got"),
+        (["--loss.alpha.x", "1"], "loss.alpha expects a number, got"),
+        (["--schedule", "ReduceLROnPlateau"], "unknown schedule 'ReduceLROnPlateau'"),
+        (["--schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"], "is no class that can be used as one"),
+        (["--loss", "torch.optim.SGD"], "loss: torch.optim.SGD is no class that can be used as one"),
+        (["--overwrite", "--resume"], "give one of them"),
         (["--steps", "many", "--schedule", "CosineAnnealingLR"], "steps and warmup expect numbers, got many, 0"),
-        (["--image.fit", "stretch"], "squash"),
+        (["--image.fit", "stretch"], "^image.fit expects one of squash, crop, pad, got stretch$"),
         (["--image", "28"], r"image has keys of its own \(image.size, image.resize, image.fit\); got '28'"),
         (["--steps"], "--steps expects a value"),
         (["a.yaml", "b.yaml"], "at most one CONFIG.yaml, got a.yaml, b.yaml"),
@@ -124,6 +137,11 @@ def test_mistakes_are_named_with_the_nearest_that_exists(arguments, message):
         (b"setps: 3", "unknown key setps; did you mean steps?"),
         (b"loss: {class_path: AngularLoss, init_args: {alfa: 3}}", "did you mean loss.alpha?"),
         (b"augment: {mirorr: false}", "did you mean augment.mirror?"),
+        (b"1: 2", "unknown key 1"),
+        (b"schedule: {}", "schedule needs a class to belong to"),
+        (b"loss: {init_args: 3}", "loss.init_args expects keys and values, got 3"),
+        (b"steps: null", "steps expects a value, such as its default 1000, got null"),
+        (b"image: {size: null}", "image.size expects a value, such as its default 64, got null"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path, content, message):
@@ -139,9 +157,31 @@ def test_no_pictures_is_an_error():
 
 def test_help_names_every_key_and_no_foreign_class():
     text = config.help_text()
-    for key in ("--data.root", "--image.size", "--augment.rotate", "--loss", "--protocol.ks", "--out"):
-        assert key in text
+    for key in ("--data, --data.root", "--backbone, --backbone.name", "--image.size", "--augment.rotate", "--loss "):
+        assert f"  {key}" in text
+    for key in ("--protocol.ks", "--out", "--overwrite", "--resume", "--print_config"):
+        assert f"\n  {key} " in text
+    assert "Side in pixels of what the model sees" in text
     assert "torch.nn" not in text
+    for line in text.splitlines():
+        assert not line.startswith(("  --image ", "  --data ", "  --logger+"))  # no such options
+
+
+def test_print_config_without_pictures_is_checked_and_complete():
+    tree = config.read(["--print_config", "--schedule", "CosineAnnealingLR", "--steps", "20"]).config
+    assert (tree["data"]["root"], tree["steps"], tree["schedule"]["init_args"]["T_max"]) == (None, 20, 20)
+    with pytest.raises(InputError, match="steps expects a whole number, got abc"):
+        config.read(["--print_config", "--steps", "abc"])
+
+
+def test_a_runs_own_config_means_the_folder_where_it_lies(tmp_path):
+    file = tmp_path / "moved" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(config.to_yaml(read("--out", "/elsewhere")))
+    assert config.read([str(file)]).config["out"] == "/elsewhere"  # not a run's
+    (file.parent / "metrics.jsonl").write_text("")
+    assert config.read([str(file)]).config["out"] == str(tmp_path / "moved")
+    assert config.read([str(file), "--out", "/other"]).config["out"] == "/other"
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")

@@ -1,6 +1,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,9 +53,9 @@ class Troubled(nn.Module):
         self.normalize = True
 
     def forward(self, embeddings, labels):
-        Troubled.step += 1
+        Troubled.step += self.training
         value = self.loss(embeddings, labels)
-        if Troubled.step == 7:
+        if self.training and Troubled.step == 7:
             if Troubled.trouble == "nan":
                 return value * float("nan")
             if Troubled.trouble == "nan gradient":
@@ -150,9 +153,14 @@ def test_a_nan_before_the_first_checkpoint_says_so(run, trouble):
         run("a", *trouble("nan"))
 
 
-def test_weights_that_overflow_are_reported_as_the_loss(run):
+@pytest.mark.parametrize(
+    "options", [[], ["--steps", 1], ["--data.validation", 0.4, "--validate_every", 1], ["--checkpoint_minutes", 0]]
+)
+def test_weights_that_overflow_are_reported_as_the_loss(run, tmp_path, options):
     with pytest.raises(TrainingStopped, match="RankedListLoss became NaN or infinite at step"):
-        run("a", "--optimizer", "SGD", "--optimizer.lr", "1e30")
+        run("a", "--optimizer", "SGD", "--optimizer.lr", "1e30", *options)
+    assert not (tmp_path / "a" / "last.ckpt").exists()
+    assert not (tmp_path / "a" / "model.safetensors").exists()
 
 
 def test_test_pictures_choose_nothing(run, make_folder):
@@ -232,19 +240,72 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--sampler.images", "1"], "images per class must be at least 2"),
         (["--loss.alpha", "-1"], r"loss: .*-1"),
         (["--optimizer.lr", "-1"], "optimizer or schedule: .*-1"),
-        (["--steps", "0"], "steps >= 1"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--backbone", "convnett"], "unknown backbone 'convnett'; did you mean convnet?"),
         (["--backbone", "timm:resnet81"], "did you mean timm:resnet18"),
         (["--backbone.weights", "nowhere.pt"], "no file nowhere.pt"),
         (["--accelerator", "gpux"], "accelerator, precision or logger"),
         (["--data.validation", "0.1"], "holds out"),
-        (["--logger", "wandb"], r"pip install 'nearkin\[wandb\]'"),
+        (["--warmup", "12"], "warmup must be shorter than the run of 12 steps, got 12"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--embedding_size", "0"], "embedding_size must be at least 1, got 0"),
+        (["--clip_gradient", "-1"], "clip_gradient is the largest norm .*, above 0, got -1"),
+        (["--protocol.ks", "[0]"], r"protocol.ks expects .* at least 1, got \[0\]"),
+        (["--protocol.kmeans_restarts", "0"], "protocol.kmeans_restarts must be at least 1, got 0"),
+        (["--loss", "NPairLoss", "--loss.form", "mc"], "loss, given a batch of the sampler: .*exactly 2 samples"),
+        (["--loss", "TripletLoss", "--loss.disjoint", "true"], "loss, given a batch of the sampler: disjoint=True"),
+        (["--image.size", "4"], "backbone, given pictures of image.size 4: "),
+        (["--backbone", "timm:vit_tiny_patch16_224"], "backbone, given pictures of image.size 16: .*224"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(run, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         run("a", *arguments)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed: its absence cannot be met with here")
+def test_a_logger_that_is_not_installed_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"pip install 'nearkin\[wandb\]'"):
+        run("a", "--logger", "wandb")
+    assert not (tmp_path / "a").exists()
+
+
+def test_files_of_the_users_own_are_not_taken_for_a_run(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_text("mine")
+    with pytest.raises(InputError, match=r"is not a run, yet holds what a run would replace: report.html"):
+        run("a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["report.html"]
+    assert (tmp_path / "a" / "report.html").read_text() == "mine"
+
+
+def test_a_second_process_may_not_train_into_the_same_folder(run, tmp_path):
+    hold = "import sys, time; from pathlib import Path; from nearkin.run_folder import RunFolder\n"
+    hold += "with RunFolder(Path(sys.argv[1])).claimed(): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, tmp_path / "a"], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another process is training into"):
+            run("a")
+        other.kill()
+    assert run("a").result()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(run):
+    with pytest.raises(InputError, match=r"--out expects a folder that can be written to, but /proc/x/run cannot be"):
+        run("/proc/x/run")
+    with pytest.raises(InputError, match="File name too long"):
+        run("x" * 300)
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(run, tmp_path, trouble):
+    arguments = trouble("interrupt")
+    with pytest.raises(TrainingStopped):
+        run("stopped", *arguments)
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    settings = config.read([str(tmp_path / "moved" / "config.yaml")])
+    assert train(**settings.build(), resume=True).path == tmp_path / "moved"
+    assert not (tmp_path / "stopped").exists()
 
 
 def test_a_run_is_not_overwritten_by_accident(run):
@@ -259,6 +320,22 @@ def test_a_run_is_not_overwritten_by_accident(run):
     second = run("a", "--seed", 1, overwrite=True)
     assert (second.path / "notes.txt").read_text() == "mine"
     assert (second.path / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+def test_replacing_a_run_removes_its_curves(run):
+    first = run("a", "--logger", "tensorboard")
+    (old,) = (first.path / "tensorboard").glob("events.*")
+    second = run("a", "--logger", "tensorboard", "--seed", 1, overwrite=True)
+    (new,) = (second.path / "tensorboard").glob("events.*")
+    assert new.name != old.name
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "metrics.jsonl"])
+def test_a_damaged_file_of_a_run_is_named(run, name):
+    finished = run("a")
+    (finished.path / name).write_bytes(b"\x89PNG {\n{")
+    with pytest.raises(InputError, match=rf"{name} is damaged"):
+        _ = finished.config(), finished.result(), finished.history()
 
 
 def test_resume_needs_a_run_and_a_whole_checkpoint(run):

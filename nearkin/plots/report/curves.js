@@ -88,6 +88,7 @@ function valueRange(chart, series) {
   let low = values.reduce((a, b) => Math.min(a, b));
   let high = values.reduce((a, b) => Math.max(a, b));
   if (chart.log) return [low / 1.2, high * 1.2];
+  if (low === high && chart.percent) return [0, 1];
   if (low === high) return low > 0 ? [0, 2 * low] : [low - 1, high + 1];
   if (low > 0 && low < 0.5 * high) low = 0;
   const room = 0.06 * (high - low);
