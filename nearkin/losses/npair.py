@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from nearkin.losses.pairs import (
     check_batch,
     classmates,
-    full_precision,
     gram,
+    inner_products,
     known_gradient,
     lowest,
     same_class,
@@ -80,8 +80,7 @@ def _multi_class(x: Tensor, labels: Tensor) -> Tensor:
         _check_pairs(labels)
     order = labels.long().argsort(stable=True)
     anchors, positives = x[order].reshape(len(x) // 2, 2, x.shape[1]).unbind(dim=1)  # (N / 2, D) each
-    with full_precision(x):
-        logits = anchors @ positives.T
+    logits = inner_products(anchors, positives)  # (N / 2, N / 2)
     target = torch.arange(len(logits), device=x.device)
     return F.cross_entropy(logits, target, reduction="sum") / max(len(logits), 1)
 

@@ -45,6 +45,22 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> Tensor:
     return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
 
 
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Make sure that every label is a class id from 0 to num_classes - 1.
+
+    Raises:
+        ValueError: One is not. Under `torch.compile` the values are not looked at.
+    """
+    if torch.compiler.is_compiling() or not len(labels):
+        return
+    smallest, largest = (int(label) for label in labels.long().aminmax())
+    if smallest < 0 or largest >= num_classes:
+        raise ValueError(
+            f"labels must be from 0 to num_classes - 1, got num_classes={num_classes} and labels from {smallest} to "
+            f"{largest}: set num_classes to the number of classes, and count them from 0"
+        )
+
+
 def same_class(labels: Tensor) -> Tensor:
     """Return the boolean matrix (N, N) of pairs of one class, the diagonal included."""
     return labels[:, None] == labels[None, :]
@@ -143,6 +159,12 @@ def gram(x: Tensor) -> Tensor:
     return product
 
 
+def inner_products(x: Tensor, y: Tensor) -> Tensor:
+    """Return the inner products (N, M) of the rows of x (N, D) with those of y (M, D)."""
+    product: Tensor = _InnerProducts.apply(x, y)
+    return product
+
+
 def squared_distances(x: Tensor) -> Tensor:
     """Return the squared Euclidean distances (N, N) between the rows of x (N, D).
 
@@ -184,6 +206,25 @@ class _Gram(torch.autograd.Function):
         x: Tensor = ctx.saved_tensors[0]
         with full_precision(x):
             return _plus_transpose(grad) @ x
+
+
+class _InnerProducts(torch.autograd.Function):
+    # Keeps its precision where the backward too runs inside autocast.
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        with full_precision(x):
+            return x @ y.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        with full_precision(x):
+            return grad @ y, grad.T @ x
 
 
 @torch.library.custom_op("nearkin::distances", mutates_args=())

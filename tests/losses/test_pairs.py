@@ -7,6 +7,7 @@ from nearkin.losses.pairs import (
     classmates_once,
     distances,
     gram,
+    inner_products,
     known_gradient,
     softmax_,
     squared_distances,
@@ -59,6 +60,13 @@ def test_gradients(function):
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, x)
     assert torch.autograd.gradgradcheck(lambda x: function(x)[0], x) or function is distances
+
+
+def test_gradients_of_inner_products():
+    x, y = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (7, 4))
+    torch.testing.assert_close(inner_products(x, y), (x[:, None] * y).sum(dim=2))
+    assert torch.autograd.gradcheck(inner_products, (x, y))
+    assert torch.autograd.gradgradcheck(inner_products, (x, y))
 
 
 def test_a_constant_gallery_receives_no_gradient():
