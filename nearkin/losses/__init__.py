@@ -3,9 +3,12 @@
 from nearkin.losses.angular import AngularLoss
 from nearkin.losses.angular_hinge import AngularHingeLoss
 from nearkin.losses.contrastive import ContrastiveLoss
+from nearkin.losses.ddml import DDMLLoss
 from nearkin.losses.lifted_structure import LiftedStructureLoss
+from nearkin.losses.margin import MarginLoss
 from nearkin.losses.npair import NPairLoss
 from nearkin.losses.npair_angular import NPairAngularLoss
+from nearkin.losses.proxy_nca import ProxyNCALoss
 from nearkin.losses.ranked_list import RankedListLoss
 from nearkin.losses.semihard import SemihardTripletLoss
 from nearkin.losses.triplet import TripletLoss
@@ -14,9 +17,12 @@ __all__ = [
     "AngularHingeLoss",
     "AngularLoss",
     "ContrastiveLoss",
+    "DDMLLoss",
     "LiftedStructureLoss",
+    "MarginLoss",
     "NPairAngularLoss",
     "NPairLoss",
+    "ProxyNCALoss",
     "RankedListLoss",
     "SemihardTripletLoss",
     "TripletLoss",

@@ -8,16 +8,23 @@ import torch
 
 from nearkin import losses
 
+torch.manual_seed(0)  # of the proxies
 LOSSES = {
     "contrastive": losses.ContrastiveLoss(),
+    "DDML": losses.DDMLLoss(),
     "triplet": losses.TripletLoss(),
     "disjoint triplet": losses.TripletLoss(disjoint=True),
     "semihard": losses.SemihardTripletLoss(),
+    "margin": losses.MarginLoss(),
+    "margin, learned": losses.MarginLoss(num_classes=6),
+    "margin, not on the sphere": losses.MarginLoss(beta=3.0, normalize=False),
     "N-pair": losses.NPairLoss(),
     "N-pair, mc": losses.NPairLoss("mc"),
     "angular": losses.AngularLoss(),
     "angular hinge": losses.AngularHingeLoss(),
     "N-pair & angular": losses.NPairAngularLoss(),
+    "Proxy-NCA": losses.ProxyNCALoss(num_classes=6, embedding_size=6),
+    "Proxy-NCA, softmax": losses.ProxyNCALoss(num_classes=6, embedding_size=6, softmax=True),
     "ranked list": losses.RankedListLoss(),
     "ranked list, symmetric": losses.RankedListLoss(symmetric=True),
     "lifted structure": losses.LiftedStructureLoss(),
@@ -25,6 +32,7 @@ LOSSES = {
 # Two samples per class and thirds of (anchor, positive, negative): a batch that every loss takes.
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 5, 5])
 ANY_BATCH = [name for name in LOSSES if name not in ("disjoint triplet", "N-pair, mc")]
+LEARNED = [name for name, loss in LOSSES.items() if list(loss.parameters())]
 
 
 @pytest.fixture(params=LOSSES)
@@ -37,15 +45,29 @@ def any_batch_loss(request):
     return LOSSES[request.param]
 
 
+@pytest.fixture(params=LEARNED)
+def learned_loss(request):
+    return LOSSES[request.param]
+
+
 def points(dtype=torch.float32, n=12):
     return torch.randn(n, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
+def compute(loss, x, y):
+    torch.manual_seed(0)  # the margin loss draws its negatives
+    return loss(x, y)
+
+
 def value_and_gradient(loss, x, y):
     x = x.detach().clone().requires_grad_()
-    value = loss(x, y)
-    value.backward()
-    return value.detach(), x.grad
+    value = compute(loss, x, y)
+    (gradient,) = torch.autograd.grad(value, x)
+    return value.detach(), gradient
+
+
+def parameter_gradients(loss, x, y):
+    return torch.autograd.grad(compute(loss, x, y), list(loss.parameters()))
 
 
 def test_all_are_exported_and_modules():
@@ -72,15 +94,15 @@ def test_float32_is_close_to_float64(loss):
 def test_autocast_changes_nothing(loss):
     x = points().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(x, LABELS)
+        value = compute(loss, x, LABELS)
     value.backward()
     torch.testing.assert_close((value.detach(), x.grad), value_and_gradient(loss, points(), LABELS), rtol=0, atol=0)
 
 
-def test_a_backward_inside_autocast_changes_nothing(any_batch_loss):
+def test_a_backward_inside_autocast_changes_nothing(loss):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = value_and_gradient(any_batch_loss, points(), LABELS)
-    torch.testing.assert_close(inside, value_and_gradient(any_batch_loss, points(), LABELS), rtol=0, atol=0)
+        inside = value_and_gradient(loss, points(), LABELS)
+    torch.testing.assert_close(inside, value_and_gradient(loss, points(), LABELS), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -93,45 +115,69 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
     torch.testing.assert_close(gradient, expected_gradient.to(dtype))
 
 
+def test_parameters_receive_one_gradient_in_every_precision(learned_loss):
+    expected = parameter_gradients(learned_loss, points(), LABELS)
+    assert all(gradient.abs().max() > 0 for gradient in expected)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = parameter_gradients(learned_loss, points(), LABELS)
+    torch.testing.assert_close(autocast, expected, rtol=0, atol=0)
+    exact = parameter_gradients(learned_loss, points().double(), LABELS)
+    torch.testing.assert_close(exact, expected, rtol=1e-5, atol=1e-6)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = parameter_gradients(learned_loss, points().to(dtype), LABELS)
+        torch.testing.assert_close(half, parameter_gradients(learned_loss, points().to(dtype).float(), LABELS))
+
+
 def test_takes_embeddings_without_gradient_and_not_contiguous(loss):
-    expected = loss(points(), LABELS)
-    torch.testing.assert_close(loss(points().T.contiguous().T, LABELS), expected)
-    torch.testing.assert_close(loss(points().repeat_interleave(2, dim=1)[:, ::2], LABELS), expected)
-    torch.testing.assert_close(loss(points(), LABELS.repeat_interleave(2)[::2]), expected)
+    expected = compute(loss, points(), LABELS)
+    torch.testing.assert_close(compute(loss, points().T.contiguous().T, LABELS), expected)
+    torch.testing.assert_close(compute(loss, points().repeat_interleave(2, dim=1)[:, ::2], LABELS), expected)
+    torch.testing.assert_close(compute(loss, points(), LABELS.repeat_interleave(2)[::2]), expected)
     with torch.inference_mode():
-        torch.testing.assert_close(loss(points(), LABELS), expected)
+        torch.testing.assert_close(compute(loss, points(), LABELS), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
 def test_takes_any_integer_labels(loss, dtype):
-    torch.testing.assert_close(loss(points(), LABELS.to(dtype)), loss(points(), LABELS))
+    torch.testing.assert_close(compute(loss, points(), LABELS.to(dtype)), compute(loss, points(), LABELS))
 
 
 def test_takes_booleans_for_two_classes(any_batch_loss):
     y = torch.arange(12) % 3 == 0
-    torch.testing.assert_close(any_batch_loss(points(), y), any_batch_loss(points(), y.long()))
+    torch.testing.assert_close(compute(any_batch_loss, points(), y), compute(any_batch_loss, points(), y.long()))
 
 
 def test_inputs_are_left_alone(loss):
     x, y = points(), LABELS.clone()
-    loss(x, y)
+    compute(loss, x, y)
     assert x.equal(points())
     assert y.equal(LABELS)
 
 
 def test_order_and_names_of_classes_do_not_matter(any_batch_loss):
     x, y = points(torch.float64), torch.tensor([0, 3, 0, 1, 0, 2, 2, 0, 4, 1, 0, 5])
+    if isinstance(any_batch_loss, losses.MarginLoss):
+        y = y.eq(4).long()  # one negative for every anchor with positives: no choice in the draw
     value, gradient = value_and_gradient(any_batch_loss, x, y)
     order = torch.randperm(12)
-    renamed, permuted_gradient = value_and_gradient(any_batch_loss, x[order], (100 - 7 * y)[order])
+    new_names = y if list(any_batch_loss.parameters()) else 100 - 7 * y  # what is learned for a class goes by its id
+    renamed, permuted_gradient = value_and_gradient(any_batch_loss, x[order], new_names[order])
     torch.testing.assert_close(renamed, value)
     torch.testing.assert_close(permuted_gradient, gradient[order])
 
 
+FROM_EITHER = losses.ContrastiveLoss | losses.DDMLLoss | losses.RankedListLoss
+
+
 @pytest.mark.parametrize("labels", [[0] * 4, [0, 1, 2, 3], [5], []])
 def test_nothing_to_learn_is_a_differentiable_0(any_batch_loss, labels):
-    if isinstance(any_batch_loss, losses.ContrastiveLoss | losses.RankedListLoss):
+    if isinstance(any_batch_loss, FROM_EITHER):
         labels = labels[:1]  # these learn from positives alone, and from negatives alone
+    if isinstance(any_batch_loss, losses.MarginLoss) and labels == [0] * 4:
+        labels = labels[:1]  # this from positives alone
+    if isinstance(any_batch_loss, losses.ProxyNCALoss):
+        labels = []  # this from a single sample
     value, gradient = value_and_gradient(any_batch_loss, 1e3 * points(n=len(labels)), torch.tensor(labels).long())
     assert value == 0
     assert gradient.eq(0).all()
@@ -155,7 +201,7 @@ def test_rejects_embeddings_that_are_not_finite(loss, bad):
 
 def test_takes_finite_embeddings_whose_sum_is_not(loss):
     x = points().to(torch.float16) * 0 + torch.tensor(60000.0, dtype=torch.float16)
-    assert loss(x, LABELS).isfinite()
+    assert compute(loss, x, LABELS).isfinite()
 
 
 def test_rejects_labels_of_another_length(loss):
@@ -182,6 +228,10 @@ def test_compiles_without_a_break(loss):
     torch.testing.assert_close(
         value_and_gradient(compiled, points(), LABELS), value_and_gradient(loss, points(), LABELS)
     )
+    if list(loss.parameters()):
+        torch.testing.assert_close(
+            parameter_gradients(compiled, points(), LABELS), parameter_gradients(loss, points(), LABELS)
+        )
 
 
 def test_keeps_memory_of_a_few_matrices_for_the_backward(any_batch_loss):
@@ -191,12 +241,18 @@ def test_keeps_memory_of_a_few_matrices_for_the_backward(any_batch_loss):
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    x = torch.randn(96, 4).requires_grad_()
+    x = torch.randn(96, 6).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        any_batch_loss(x, torch.arange(96) % 3)  # 32 per class
+        compute(any_batch_loss, x, torch.arange(96) % 3)  # 32 per class
     assert sum(saved.values()) < 5 * 4 * 96**2
 
 
-def test_has_no_state_but_its_arguments(loss):
-    assert not loss.state_dict()
-    torch.testing.assert_close(pickle.loads(pickle.dumps(loss))(points(), LABELS), loss(points(), LABELS))
+def test_has_no_state_but_its_arguments_and_what_it_learns(loss):
+    assert loss.state_dict().keys() == dict(loss.named_parameters()).keys()
+    torch.testing.assert_close(
+        compute(pickle.loads(pickle.dumps(loss)), points(), LABELS), compute(loss, points(), LABELS)
+    )
+
+
+def test_only_these_learn_something_of_their_own():
+    assert LEARNED == ["margin, learned", "Proxy-NCA", "Proxy-NCA, softmax"]
