@@ -61,7 +61,7 @@ class MarginLoss(nn.Module):
         boundary: float | Tensor = self.beta
         if isinstance(boundary, Tensor):
             check_classes(labels, len(boundary))
-            boundary = boundary.to(x.dtype)[labels.long(), None]  # (N, 1), of the anchor
+            boundary = boundary[labels.long(), None]  # (N, 1), of the anchor
         if self.normalize:
             x = F.normalize(x)
         distance = distances(x)  # (N, N), anchor by other
