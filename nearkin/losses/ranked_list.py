@@ -23,14 +23,15 @@ class RankedListLoss(nn.Module):
 
     Args:
         alpha: Boundary, as a distance, that negatives are pushed beyond. On the unit sphere distances end at 2.
-        margin: Gap between boundaries, in [0, alpha); positives are pulled within alpha - margin.
+        margin: Gap between boundaries, in [0, alpha]; positives are pulled within alpha - margin. With margin =
+            alpha every positive counts, however near (Table 4).
         temperature: T in Eq. 9, at least 0. 0 weights negatives equally; higher favors hard ones.
         negative_weight: λ in Eq. 13, at least 0.
         symmetric: Move the gallery too. The paper holds it constant: each term moves only its query.
         normalize: Put the embeddings on the unit sphere first, as the paper does.
 
     Raises:
-        ValueError: margin is outside [0, alpha), or temperature or negative_weight is negative.
+        ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class RankedListLoss(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if not 0 <= margin < alpha:
-            raise ValueError(f"margin must be in [0, alpha={alpha}), got {margin}")
+        if not 0 <= margin <= alpha:
+            raise ValueError(f"margin must be in [0, alpha={alpha}], got {margin}")
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         if not negative_weight >= 0:

@@ -34,6 +34,7 @@ def reference(x, y, alpha, margin, temperature, negative_weight, symmetric):
         (0.1, 0.05, 1.0, 2.0, True),
         (1.2, 0.4, 1e4, 1.0, True),
         (3.0, 2.0, 3.0, 1.0, False),
+        (1.2, 1.2, 10.0, 1.0, True),
     ],
 )
 def test_matches_the_equations(batch, agrees, alpha, margin, temperature, negative_weight, normalize, symmetric):
@@ -51,8 +52,8 @@ def test_a_negative_at_distance_0_is_the_hardest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"margin": 1.2}, r"margin must be in \[0, alpha=1.2\), got 1.2"),
-        ({"margin": -0.1}, r"margin must be in \[0, alpha=1.2\), got -0.1"),
+        ({"margin": 1.3}, r"margin must be in \[0, alpha=1.2\], got 1.3"),
+        ({"margin": -0.1}, r"margin must be in \[0, alpha=1.2\], got -0.1"),
         ({"temperature": -1}, "temperature must be at least 0, got -1"),
         ({"negative_weight": -1}, "negative_weight must be at least 0, got -1"),
     ],
