@@ -9,12 +9,13 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from nearkin import metrics
-from nearkin.data import Preprocessing, read_all, scan, split_classes
+from nearkin.data import Data, Preprocessing, read_all
 
 
 def main(root: str) -> None:
-    images, pictures = read_all(scan(Path(root)), Preprocessing(size=64))
-    unseen = images.of_classes(split_classes(images, validation=0.0, seed=0).test)
+    listed, split = Data(Path(root)).open(seed=0)
+    images, pictures = read_all(listed, Preprocessing(size=64))
+    unseen = images.of_classes(split.test)
     embeddings = F.avg_pool2d(pictures[unseen].float() / 255, 8).flatten(1)  # (n, 3 * 8 * 8)
     for name, value in metrics.evaluate(embeddings, images.labels[unseen]).items():
         print(f"{name:12s} {100 * value:5.1f}")

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "a folder of pictures -> a trained embedding, scored on unseen classes",
     "evaluate": "every metric of a run on unseen classes",
     "report": "one self-contained HTML page about a run",
+    "data": "get or check a data set of the papers: cub200, cars196, sop",
 }
 
 FREE = "free some space and run the command again; a training goes on with --resume"
@@ -61,7 +62,7 @@ def dispatch(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
-    {"demo": demo, "train": train, "evaluate": evaluate, "report": report}[command](rest)
+    {"demo": demo, "train": train, "evaluate": evaluate, "report": report, "data": data}[command](rest)
 
 
 def train(arguments: list[str]) -> None:
@@ -95,13 +96,20 @@ def run_training(settings: "Settings") -> "RunFolder":
 def evaluate(arguments: list[str]) -> None:
     parser = Parser("evaluate", "Every metric of a run on the classes that it has not seen.")
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--data", type=Path, help="folder of pictures; the run's own unless given")
+    parser.add_argument("--data", help="folder, manifest, or name of a data set; the run's own unless given")
+    parser.add_argument("--data.root", dest="root", help="where the data set of that name lies")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions")
     options = parser.parse_args(arguments)
 
+    from nearkin.data.source import Data, short_form
     from nearkin.evaluate import describe, evaluate_run
+    from nearkin.run_folder import RunFolder
 
-    result = evaluate_run(options.run, options.data)
+    given = None
+    if options.data or options.root:
+        said = short_form(options.data) if options.data else RunFolder(options.run).config()["data"]
+        given = Data.at(options.root or said["root"], said.get("name"))
+    result = evaluate_run(options.run, given)
     print(json.dumps(result["trained"]) if options.json else describe(result))
 
 
@@ -113,6 +121,32 @@ def report(arguments: list[str]) -> None:
     from nearkin.report import write_report
 
     print(f"report: {write_report(options.run)}")
+
+
+def data(arguments: list[str]) -> None:
+    parser = Parser("data", "Get a data set of the papers, or check that all of it is there.")
+    parser.add_argument("action", choices=("get", "check"))
+    parser.add_argument("name", help="cub200, cars196 or sop")
+    parser.add_argument("--root", type=Path, help="folder of its archive and its pictures; data/NAME unless given")
+    options = parser.parse_args(arguments)
+
+    from nearkin.data.source import published
+    from nearkin.progress import Bar
+
+    chosen = published(options.name)
+    root = (options.root or chosen.default_root).expanduser().resolve()
+    if options.action == "get":
+        try:
+            chosen.get(root, Bar)
+        except OSError as error:
+            if error.errno not in ADVICE:
+                raise
+            where = error.filename or root
+            raise InputError(
+                f"{where}: {error.strerror}; make room there or name another --root, then go on"
+            ) from error
+    chosen.open(root)
+    print(f"{chosen.title} in {root}: {chosen.counts}, all there")
 
 
 def demo(arguments: list[str]) -> None:

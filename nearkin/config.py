@@ -13,7 +13,7 @@ import copy
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nearkin.data.samplers import SeededBatchSampler
+from nearkin.data.source import Data, short_form
 from nearkin.errors import InputError, nearest
 from nearkin.run_folder import RunFolder
 from nearkin.train import train
@@ -39,7 +40,10 @@ CLASSES = {  # where the short names of each class-valued key live
     "schedule": "torch.optim.lr_scheduler",
 }
 SUPPLIED = {"labels", "seed", "params", "optimizer"}  # arguments that `train` itself gives to those classes
-SHORT = {"data": "root", "backbone": "name"}  # `--data D` is `--data.root D`
+SHORT: dict[str, Callable[[Any], dict[str, Any]]] = {  # what `--data D` says of the keys below `data`
+    "data": short_form,
+    "backbone": lambda name: {"name": name},
+}
 FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h")
 LENGTHS = ("T_max", "total_steps")  # of a schedule; the run's own length where nothing is said
 
@@ -80,18 +84,16 @@ def read(arguments: list[str]) -> Settings:
         if file.name == "config.yaml" and RunFolder(file.parent).metrics.exists():
             tree["out"] = file.parent  # a run's own, which may have been moved or copied since
     merge(tree, options)
-    if tree["data"]["root"] is None:
-        if "--print_config" not in flags:
-            raise InputError("no pictures: name a folder with one sub-folder per class, --data FOLDER")
+    data = tree["data"]
+    if data["root"] is data["name"] is None and "--print_config" in flags:
         return Settings(
-            checked({**tree, "data": {**tree["data"], "root": "."}, "out": "."})
-            | {"data": tree["data"], "out": tree["out"]},
-            flags,
+            checked({**tree, "data": {**data, "root": "."}, "out": "."}) | {"data": data, "out": tree["out"]}, flags
         )
-    if not isinstance(tree["data"]["root"], str | Path):
-        raise InputError(f"data.root expects the name of a folder, got {tree['data']['root']!r}")
-    tree["data"]["root"] = str(Path(tree["data"]["root"]).expanduser().resolve())
-    tree["out"] = str(Path(tree["out"] or Path("runs") / Path(tree["data"]["root"]).name).expanduser().resolve())
+    if not isinstance(data["root"], str | Path | None):
+        raise InputError(f"data.root expects the name of a folder, got {data['root']!r}")
+    data["root"] = str(Data.at(data["root"], data["name"]).root)
+    called = data["name"] or re.sub(r"\.(csv|parquet)$", "", Path(data["root"]).name)
+    tree["out"] = str(Path(tree["out"] or Path("runs") / called).expanduser().resolve())
     return Settings(checked(tree), flags)
 
 
@@ -210,13 +212,19 @@ def merge_key(tree: Tree, path: list[str], value: Any) -> None:
             break
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
-            below = tree[key] = {SHORT.get(key, "class_path"): below}
+            below = tree[key] = in_full(key, below)
         tree = below
     present = tree.get(path[-1])
     if isinstance(present, dict):
-        present[SHORT.get(path[-1], "class_path")] = value
+        said = in_full(path[-1], value)
+        present |= {name: leaf for name, leaf in said.items() if leaf is not None or name not in present}
     else:
         tree[path[-1]] = value
+
+
+def in_full(key: str, value: Any) -> Tree:
+    """The keys that a short form stands for: `timm:resnet18` is `{"name": "timm:resnet18"}` of a backbone."""
+    return SHORT[key](value) if key in SHORT else {"class_path": value}
 
 
 def read_yaml(file: Path) -> Tree:
@@ -244,7 +252,7 @@ def merge(tree: Tree, layer: Tree) -> None:
                 if key not in SHORT:
                     known = ", ".join(f"{key}.{name}" for name in tree[key])
                     raise InputError(f"{key} has keys of its own ({known}); got {value!r}")
-                value = {SHORT[key]: value}
+                value = SHORT[key](value)
             for name, leaf in value.items():
                 if name not in tree[key]:
                     raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in tree[key]])

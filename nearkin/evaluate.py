@@ -1,4 +1,4 @@
-"""A model and a folder of pictures -> every metric on the classes that the model has never seen."""
+"""A model and pictures -> every metric on the classes that the model has never seen."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearkin import metrics
-from nearkin.data import Pictures, read_all, scan
+from nearkin.data import Data, Pictures, read_all
 from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
@@ -66,19 +66,23 @@ class Embedded:
     embeddings: NDArray[np.float32]
 
 
-def embed_unseen(model: Model, root: Path) -> Embedded:
-    """Embed the pictures of every class folder whose name is not among the model's training classes.
+def embed_unseen(model: Model, data: Data) -> Embedded:
+    """Embed the pictures of every class whose name is not among the model's training classes.
+
+    Where the pictures come with a split of their own, as published data sets do, only its test classes count.
 
     Raises:
-        InputError: The folder cannot be used, or holds no unseen class.
+        InputError: The pictures cannot be used, or hold no unseen class.
     """
-    found = scan(root)
+    found, split = data.read()
+    candidates = np.arange(len(found.classes)) if split is None else split.test
     seen = set(model.trained_classes)
-    unseen = np.array([i for i, name in enumerate(found.classes) if name not in seen], dtype=np.int64)
+    unseen = np.array([i for i in candidates if found.classes[i] not in seen], dtype=np.int64)
     if not len(unseen):
+        kind = "class" if split is None else "test class"
         raise InputError(
-            f"the model was trained on all {count(len(found.classes), 'class')} of {root}; "
-            "scores are for classes that it has not seen: name another folder with --data"
+            f"the model was trained on all {count(len(candidates), kind)} of {data.root}; "
+            "scores are for classes that it has not seen: name other pictures with --data"
         )
     chosen = found.of_classes(unseen)
     listed = ImageList(
@@ -96,18 +100,18 @@ def embed_all(model: Model, pictures: Pictures) -> NDArray[np.float32]:
     return model.embed_pictures(pictures, np.arange(len(pictures)))
 
 
-def evaluate_run(run: Path, root: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Score a finished run on unseen classes: of `root`, or of the pictures that it was trained beside.
+def evaluate_run(run: Path, data: Data | None = None) -> dict[str, dict[str, Any]]:
+    """Score a finished run on unseen classes: of `data`, or of the pictures that it was trained with.
 
     Returns:
         {"trained": scores, "protocol": how they were made}.
 
     Raises:
-        InputError: There is no such run, or the folder of pictures cannot be used.
+        InputError: There is no such run, or the pictures cannot be used.
     """
     model = load(run)
     config = RunFolder(run).config()
-    unseen = embed_unseen(model, root or Path(config["data"]["root"]))
+    unseen = embed_unseen(model, data or Data.of(config["data"]))
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
     return {"trained": protocol.score(unseen.embeddings, labels), "protocol": protocol.about(labels)}
 

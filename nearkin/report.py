@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearkin.data import Data
 from nearkin.embed import load
 from nearkin.evaluate import embed_unseen
 from nearkin.files import write_file
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
     """
     run = RunFolder(folder)
     result, config = run.result(), run.config()
-    unseen = embed_unseen(load(folder), Path(config["data"]["root"]))
+    unseen = embed_unseen(load(folder), Data.of(config["data"]))
     page = report_page(
         name=folder.resolve().name,
         config=config,

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,13 +34,12 @@ from nearkin.data import (
     Augmentation,
     ClassBalancedSampler,
     ClassSplit,
+    Data,
     ImageList,
     Pictures,
     Preprocessing,
     prefetch,
     read_all,
-    scan,
-    split_classes,
 )
 from nearkin.data.folder import count, names
 from nearkin.data.samplers import SeededBatchSampler
@@ -65,21 +63,6 @@ LOG_EVERY = 10
 
 class TrainingStopped(RuntimeError):  # noqa: N818
     """The run cannot go on, or was told not to; the message says where it stands and how to go on."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which pictures.
-
-    Args:
-        root: Folder with one sub-folder of pictures per class. Classes are sorted by name: the first half (rounded
-            up) trains, the rest tests.
-        validation: Fraction of the *training* classes that is held out to choose the checkpoint by; with 0 the last
-            one is taken.
-    """
-
-    root: Path
-    validation: float = 0.0
 
 
 P = ParamSpec("P")
@@ -185,8 +168,7 @@ def train(
         raise InputError(f"warmup must be shorter than the run of {steps} steps, got {warmup}")
     if clip_gradient is not None and not clip_gradient > 0:
         raise InputError(f"clip_gradient is the largest norm of the gradient, above 0, got {clip_gradient}")
-    listed = scan(data.root)
-    split = split_classes(listed, data.validation, seed)
+    listed, split = data.open(seed)
     train_labels = listed.labels[listed.of_classes(split.train)]
     with blame("sampler"):
         some_labels = train_labels[next(iter(sampler(train_labels)))]

@@ -16,7 +16,7 @@ def read(*arguments):
 
 def test_defaults_are_complete():
     tree = read()
-    assert tree["data"] == {"root": "/pictures", "validation": 0.0}
+    assert tree["data"] == {"root": "/pictures", "name": None, "validation": 0.0}
     assert tree["out"] == str(Path("runs/pictures").resolve())
     assert tree["loss"]["init_args"]["alpha"] == 1.2
     assert tree["optimizer"]["init_args"]["lr"] == 1e-3
@@ -69,7 +69,7 @@ def test_short_forms_of_data_and_backbone():
     assert read("--backbone", "timm:resnet18")["backbone"] == {"name": "timm:resnet18", "weights": "none"}
     both = read("--backbone", "convnet", "--backbone.weights", "w.pt", "--data.validation", "0.2")
     assert both["backbone"] == {"name": "convnet", "weights": "w.pt"}
-    assert both["data"] == {"root": "/pictures", "validation": 0.2}
+    assert both["data"] == {"root": "/pictures", "name": None, "validation": 0.2}
 
 
 def test_a_schedule_is_as_long_as_the_run_unless_told():

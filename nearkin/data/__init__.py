@@ -4,11 +4,13 @@ from nearkin.data.augment import Augmentation, centre_crop
 from nearkin.data.folder import ClassSplit, ImageList, scan, split_classes
 from nearkin.data.pictures import Pictures, Preprocessing, prefetch, read_all
 from nearkin.data.samplers import ClassBalancedSampler, DisjointTripletSampler, NPairSampler
+from nearkin.data.source import Data
 
 __all__ = [
     "Augmentation",
     "ClassBalancedSampler",
     "ClassSplit",
+    "Data",
     "DisjointTripletSampler",
     "ImageList",
     "NPairSampler",

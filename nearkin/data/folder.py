@@ -45,7 +45,7 @@ def scan(root: Path) -> ImageList:
     if not root.exists():
         raise InputError(f"{expected}, but {root} does not exist; name an existing folder with --data")
     if not root.is_dir():
-        raise InputError(f"{expected}, but {root} is a file; name the folder with --data")
+        raise InputError(f"{expected}, but {root} is a file; name the folder, or a .csv or .parquet, with --data")
     paths: list[Path] = []
     labels: list[int] = []
     classes: list[str] = []
@@ -89,8 +89,6 @@ def split_classes(images: ImageList, validation: float, seed: int) -> ClassSplit
     Raises:
         InputError: There are too few classes to train and to test on.
     """
-    if not 0 <= validation < 1:
-        raise InputError(f"data.validation is a fraction of the training classes in [0, 1), got {validation}")
     total = len(images.classes)
     if total < 4:
         raise InputError(
@@ -98,18 +96,31 @@ def split_classes(images: ImageList, validation: float, seed: int) -> ClassSplit
             f"{names(images.classes)}; add class folders"
         )
     half = (total + 1) // 2
-    held_out = round(validation * half)
-    if validation and (held_out < 2 or half - held_out < 2):
+    train, held_out = hold_out(np.arange(half), validation, seed)
+    return ClassSplit(train=train, validation=held_out, test=np.arange(half, total))
+
+
+def hold_out(training: Indices, validation: float, seed: int) -> tuple[Indices, Indices]:
+    """Split training classes at random into those that are learnt from and those that choose a checkpoint.
+
+    Args:
+        training: Class ids.
+        validation: Fraction, in [0, 1), that is held out.
+        seed: Picks which.
+
+    Raises:
+        InputError: The fraction is out of range, or leaves either part fewer than 2 classes.
+    """
+    if not 0 <= validation < 1:
+        raise InputError(f"data.validation is a fraction of the training classes in [0, 1), got {validation}")
+    number = round(validation * len(training))
+    if validation and (number < 2 or len(training) - number < 2):
         raise InputError(
-            f"data.validation {validation} holds out {held_out} of {half} training classes, and both parts need at "
-            "least 2; choose another fraction or add classes"
+            f"data.validation {validation} holds out {number} of {len(training)} training classes, and both parts "
+            "need at least 2; choose another fraction or add classes"
         )
-    order = np.random.default_rng(seed).permutation(half)
-    return ClassSplit(
-        train=np.sort(order[held_out:]),
-        validation=np.sort(order[:held_out]),
-        test=np.arange(half, total),
-    )
+    order = training[np.random.default_rng(seed).permutation(len(training))]
+    return np.sort(order[number:]), np.sort(order[:number])
 
 
 def hidden(path: Path) -> bool:

@@ -152,7 +152,7 @@ def _finite(value: float | None) -> float | None:
 def _named(value: Any) -> str:
     """The name in a configured value: of a class without its module, of a folder without its parents."""
     if isinstance(value, Mapping):
-        value = next((value[key] for key in ("class_path", "name", "root") if key in value), "")
+        value = next((value[key] for key in ("class_path", "name", "root") if value.get(key)), "")
     text = str(value).rstrip("/")
     return text.rsplit("/", 1)[1] if "/" in text else text.rsplit(".", 1)[-1]
 
