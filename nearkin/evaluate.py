@@ -76,6 +76,10 @@ def embed_unseen(model: Model, data: Data) -> Embedded:
     """
     found, split = data.read()
     candidates = np.arange(len(found.classes)) if split is None else split.test
+    if not len(candidates):
+        raise InputError(
+            f"{data.root} puts no class into its split test, and scores are for those; name other pictures"
+        )
     seen = set(model.trained_classes)
     unseen = np.array([i for i in candidates if found.classes[i] not in seen], dtype=np.int64)
     if not len(unseen):

@@ -15,7 +15,7 @@ from nearkin.errors import InputError
 
 log = logging.getLogger("nearkin")
 
-CHUNK = 2**20
+CHUNK = 2**16  # what a broken connection loses at most
 MB = 10**6
 
 TIMEOUT = 30.0

@@ -43,7 +43,7 @@ def read_manifest(file: Path) -> tuple[ImageList, ClassSplit | None]:
         here = f"{file}, {where}"
         path = file.parent / text(row["path"], f"{here}: path")
         label = text(row["label"], f"{here}: label")
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises where a name is too long
             raise InputError(f"{here}: there is no file {path}; paths are absolute or relative to {file.parent}")
         before = listed.setdefault(os.path.normpath(path), where)
         if before != where:

@@ -110,7 +110,10 @@ class PublishedSet:
                 f"{' and '.join(f'{file.name} (md5 {file.md5})' for file in by_hand)} from {by_hand[0].source} into "
                 f"{root}, then run the command again"
             )
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"--root expects a folder, but there is a file at {root} or above; name another") from None
         for file in self.files:
             if file.folder and file not in absent:
                 continue

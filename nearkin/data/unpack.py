@@ -13,13 +13,14 @@ from typing import IO
 from nearkin.data.download import MB, Progress
 from nearkin.errors import InputError
 
-# RuntimeError: encrypted. The last two: one name stands for a file and a folder.
+# RuntimeError: encrypted. The last three: one name stands for a file and a folder.
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     RuntimeError,
+    FileExistsError,
     NotADirectoryError,
     IsADirectoryError,
 )
