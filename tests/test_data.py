@@ -136,6 +136,15 @@ def test_a_users_mistake_is_one_line_and_status_2(nearkin, arguments, message):
     assert message in err
 
 
+def test_no_network_is_one_line_that_names_the_file_and_where_it_is_from(nearkin, small_cub, published, tmp_path):
+    _, small = small_cub()
+    published(replace(small, files=(replace(small.files[0], urls=("http://127.0.0.1:9/CUB_200_2011.tgz",)),)))
+    status, out, err = nearkin("data", "get", "cub200", "--root", tmp_path / "new")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "http://127.0.0.1:9/CUB_200_2011.tgz: [Errno 111] Connection refused" in err
+    assert f"bring CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 into {tmp_path / 'new'}" in err
+
+
 def test_a_root_that_cannot_be_made(nearkin, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, err = nearkin("data", "get", "cub200", "--root", tmp_path / "file")

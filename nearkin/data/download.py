@@ -1,7 +1,6 @@
 """Files of a data set: those that the user has brought, or downloads that go on where they broke off; md5 checked."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from nearkin.errors import InputError
-
-log = logging.getLogger("nearkin")
 
 CHUNK = 2**16  # what a broken connection loses at most
 MB = 10**6
@@ -87,7 +84,6 @@ def fetch(file: RemoteFile, root: Path, progress: Progress) -> Path:
     part = root / f"{file.name}.part"
     failures: list[str] = []
     for url in file.urls:
-        log.info("%s from %s", file.name, url)
         try:
             receive(url, part, progress)
         except BrokenTransfer as error:

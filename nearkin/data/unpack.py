@@ -1,5 +1,6 @@
 """Archives of unknown origin -> one folder that is there whole or not at all."""
 
+import gzip
 import re
 import shutil
 import stat
@@ -17,6 +18,7 @@ from nearkin.errors import InputError
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
+    gzip.BadGzipFile,
     zlib.error,
     EOFError,
     RuntimeError,
@@ -63,17 +65,9 @@ def unpack(archive: Path, folder: str, progress: Progress) -> Path:
     except Hostile as error:
         raise InputError(f"{archive} {error}; nothing was unpacked, bring the original archive") from error
     except DAMAGE as error:
-        raise damaged(archive, error) from error
-    except OSError as error:
-        if error.errno is None:  # gzip.BadGzipFile; those of the disk have a number
-            raise damaged(archive, error) from error
-        raise
+        raise InputError(f"{archive} is truncated or damaged ({error}); bring it again") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def damaged(archive: Path, error: Exception) -> InputError:
-    return InputError(f"{archive} is truncated or damaged ({error}); bring it again")
 
 
 Member = tuple[str, IO[bytes] | None, int]

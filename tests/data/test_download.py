@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -52,9 +53,10 @@ class Server:
             handler.send_header("Content-Length", str(len(body)))
             handler.end_headers()
             if behaviour == "slowly":
-                for i in range(0, len(body), 50_000):
-                    handler.wfile.write(body[i : i + 50_000])
-                    time.sleep(0.05)
+                with suppress(ConnectionError):
+                    for i in range(0, len(body), 50_000):
+                        handler.wfile.write(body[i : i + 50_000])
+                        time.sleep(0.05)
             else:
                 handler.wfile.write(body[: int(number)] if number else body)
         handler.close_connection = True

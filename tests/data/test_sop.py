@@ -49,6 +49,14 @@ def test_damaged_tables_are_one_line(small_sop, old, new, message):
         products.open(root)
 
 
+def test_a_surplus_class_is_found_though_all_others_are_there(small_sop):
+    root, products = small_sop()
+    path = root / "Stanford_Online_Products" / "Ebay_test.txt"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace(" 5 ", " 8 ") + "\n")
+    with pytest.raises(InputError, match=r"found 8 pictures of 4 classes .* and 1 class numbered beyond 7"):
+        products.open(root)
+
+
 def test_an_empty_or_missing_table(small_sop):
     root, products = small_sop()
     path = root / "Stanford_Online_Products" / "Ebay_train.txt"

@@ -167,6 +167,15 @@ def cut_inside(place):
     return place / "x.tgz"
 
 
+def wrong_checksum(place):
+    """A gzip whose last bytes are wrong, read to its end for want of the two blocks that close a tar."""
+    whole = gzip.decompress(make_tgz(place / "x.tgz", {"set/a": b"1"}).read_bytes())
+    content = bytearray(gzip.compress(whole[:1024]))
+    content[-6] ^= 255
+    (place / "x.tgz").write_bytes(content)
+    return place / "x.tgz"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -179,6 +188,7 @@ def cut_inside(place):
         file_as_folder,
         folder_as_file,
         cut_inside,
+        wrong_checksum,
     ],
 )
 def test_a_damaged_archive_is_one_line_and_nothing_is_left(place, damage):
