@@ -142,7 +142,8 @@ def test_no_network_is_one_line_that_names_the_file_and_where_it_is_from(nearkin
     status, out, err = nearkin("data", "get", "cub200", "--root", tmp_path / "new")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "http://127.0.0.1:9/CUB_200_2011.tgz: [Errno 111] Connection refused" in err
-    assert f"bring CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 into {tmp_path / 'new'}" in err
+    assert f"from https://data.caltech.edu/records/65de6-vp158 into {tmp_path / 'new'}" in err
+    assert "bring CUB_200_2011.tgz (md5 97eceeb196236b17998738112f37df78)" in err
 
 
 def test_a_root_that_cannot_be_made(nearkin, tmp_path):

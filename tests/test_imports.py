@@ -36,6 +36,6 @@ def test_nothing_imports_the_command_line():
 
 
 def test_the_core_runs_without_what_only_some_of_it_needs():
-    absent = "import sys; sys.modules.update(dict.fromkeys(('faiss', 'openTSNE', 'timm', 'sklearn')))"
+    absent = "import sys; sys.modules.update(dict.fromkeys(('faiss', 'openTSNE', 'timm', 'sklearn', 'pyarrow')))"
     core = "import nearkin as nk; nk.losses, nk.metrics, nk.load; import nearkin.train"
     subprocess.run([sys.executable, "-c", f"{absent}; {core}"], check=True)

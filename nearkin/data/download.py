@@ -96,7 +96,7 @@ def fetch(file: RemoteFile, root: Path, progress: Progress) -> Path:
         failures.append(f"{url}: expected md5 {file.md5}, found {found}; removed")
     raise InputError(
         f"{file.name} cannot be downloaded ({'; '.join(failures)}): run the command again to go on where it stopped, "
-        f"or bring {file.name} from {file.source} into {root}"
+        f"or bring {file.name} (md5 {file.md5}) from {file.source} into {root}"
     )
 
 

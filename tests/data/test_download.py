@@ -148,7 +148,7 @@ def test_an_address_that_fails_leaves_what_is_there_and_the_next_one_is_tried(se
     server.behaviours = [behaviour]
     with pytest.raises(InputError, match=message) as failed:
         fetch(file_at(server.url), tmp_path, Bar)
-    assert f"bring file.tgz from https://example.org/record into {tmp_path}" in str(failed.value)
+    assert f"bring file.tgz (md5 {MD5}) from https://example.org/record into {tmp_path}" in str(failed.value)
     assert (tmp_path / "file.tgz.part").read_bytes() == CONTENT[:1000]
     server.behaviours = [behaviour]
     assert fetch(file_at(server.url, server.url), tmp_path, Bar).read_bytes() == CONTENT
@@ -156,9 +156,11 @@ def test_an_address_that_fails_leaves_what_is_there_and_the_next_one_is_tried(se
 
 
 def test_no_network_names_the_file_to_bring(tmp_path):
-    with pytest.raises(InputError, match=r"http://127.0.0.1:9/f: .*refused.* bring file.tgz from https://example.org"):
+    with pytest.raises(
+        InputError, match=r"http://127.0.0.1:9/f: .*refused.* bring file.tgz \(md5 .*\) from https://example.org"
+    ):
         fetch(file_at("http://127.0.0.1:9/f"), tmp_path, Bar)
-    with pytest.raises(InputError, match=r"nowhere.invalid.*bring file.tgz from https://example.org"):
+    with pytest.raises(InputError, match=r"nowhere.invalid.*bring file.tgz \(md5 .*\) from https://example.org"):
         fetch(file_at("http://nowhere.invalid/f"), tmp_path, Bar)
     assert listing(tmp_path) == []
 
