@@ -91,8 +91,9 @@ def read(arguments: list[str]) -> Settings:
         )
     if not isinstance(data["root"], str | Path | None):
         raise InputError(f"data.root expects the name of a folder, got {data['root']!r}")
-    data["root"] = str(Data.at(data["root"], data["name"]).root)
-    called = data["name"] or re.sub(r"\.(csv|parquet)$", "", Path(data["root"]).name)
+    root = Data.at(data["root"], data["name"]).root
+    data["root"] = str(root)
+    called = data["name"] or re.sub(r"\.(csv|parquet)$", "", root.name)
     tree["out"] = str(Path(tree["out"] or Path("runs") / called).expanduser().resolve())
     return Settings(checked(tree), flags)
 
@@ -121,7 +122,7 @@ def help_text() -> str:
             lines += ["", f"{group.title}:"]
         for action in actions:
             name, _, last = action.dest.rpartition(".")
-            short = f"--{name}, " if SHORT.get(name) == last else ""
+            short = f"--{name}, " if name in SHORT and SHORT[name]("").get(last) == "" else ""
             default = yaml.safe_dump(leaves(default_tree())[action.dest], default_flow_style=True).split("\n")[0]
             lines += entry(f"{short}--{action.dest}", f"{action.help} [{default}]")
     return "\n".join([*lines, "", "The arguments of a class: nearkin train --print_config --loss AngularLoss", ""])
