@@ -12,6 +12,7 @@ from nearkin.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from nearkin.config import Settings
+    from nearkin.data import Data
     from nearkin.run_folder import RunFolder
 
 COMMANDS = {
@@ -95,32 +96,35 @@ def run_training(settings: "Settings") -> "RunFolder":
 
 def evaluate(arguments: list[str]) -> None:
     parser = Parser("evaluate", "Every metric of a run on the classes that it has not seen.")
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--data", help="folder, manifest, or name of a data set; the run's own unless given")
-    parser.add_argument("--data.root", dest="root", help="where the data set of that name lies")
+    parser.add_run()
     parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions")
     options = parser.parse_args(arguments)
 
-    from nearkin.data.source import Data, short_form
     from nearkin.evaluate import describe, evaluate_run
-    from nearkin.run_folder import RunFolder
 
-    given = None
-    if options.data or options.root:
-        said = short_form(options.data) if options.data else RunFolder(options.run).config()["data"]
-        given = Data.at(options.root or said["root"], said.get("name"))
-    result = evaluate_run(options.run, given)
+    result = evaluate_run(options.run, pictures_of(options))
     print(json.dumps(result["trained"]) if options.json else describe(result))
 
 
 def report(arguments: list[str]) -> None:
     parser = Parser("report", "One self-contained HTML page about a run.")
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_run()
     options = parser.parse_args(arguments)
 
     from nearkin.report import write_report
 
-    print(f"report: {write_report(options.run)}")
+    print(f"report: {write_report(options.run, pictures_of(options))}")
+
+
+def pictures_of(options: argparse.Namespace) -> "Data | None":
+    """The pictures that the options of `Parser.add_run` name; None for the run's own."""
+    from nearkin.data.source import Data, short_form
+    from nearkin.run_folder import RunFolder
+
+    if not (options.data or options.root):
+        return None
+    said = short_form(options.data) if options.data else RunFolder(options.run).config()["data"]
+    return Data.at(options.root or said["root"], said.get("name"))
 
 
 def data(arguments: list[str]) -> None:
@@ -167,6 +171,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"nearkin {command}", description=description, allow_abbrev=False)
+
+    def add_run(self) -> None:
+        """A run, and where its pictures are now."""
+        self.add_argument("run", type=Path, help="folder of a run")
+        self.add_argument("--data", help="folder, manifest, or name of a data set; the run's own unless given")
+        self.add_argument("--data.root", dest="root", help="where the data set of that name lies")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see nearkin {self.prog.split()[-1]} --help")

@@ -1,5 +1,6 @@
 """A model and pictures -> every metric on the classes that the model has never seen."""
 
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,9 +54,15 @@ class Protocol:
             seed=self.kmeans_seed,
         )
 
-    def about(self, labels: NDArray[np.int64]) -> dict[str, Any]:
-        """What has to be said beside the scores of pictures of these classes (n,)."""
-        return {**asdict(self), "test_classes": len(np.unique(labels)), "test_images": len(labels)}
+    def about(self, labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+        """What has to be said beside the scores of pictures with these labels (n,), indices into `classes`."""
+        present = np.unique(labels)
+        return {
+            **asdict(self),
+            "test_classes": len(present),
+            "test_images": len(labels),
+            "classes": [classes[c] for c in present],
+        }
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,15 @@ class Embedded:
     embeddings: NDArray[np.float32]
 
 
-def embed_unseen(model: Model, data: Data) -> Embedded:
+def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None) -> Embedded:
     """Embed the pictures of every class whose name is not among the model's training classes.
 
     Where the pictures come with a split of their own, as published data sets do, only its test classes count.
+
+    Args:
+        model: What embeds them.
+        data: Where they are.
+        classes: Names of the only classes that are wanted; all unless given.
 
     Raises:
         InputError: The pictures cannot be used, or hold no unseen class.
@@ -88,6 +100,10 @@ def embed_unseen(model: Model, data: Data) -> Embedded:
             f"the model was trained on all {count(len(candidates), kind)} of {data.root}; "
             "scores are for classes that it has not seen: name other pictures with --data"
         )
+    if classes is not None:
+        unseen = unseen[[found.classes[i] in classes for i in unseen]]
+        if not len(unseen):
+            raise InputError(f"{data.root} holds none of the classes that the run was scored on; name their folder")
     chosen = found.of_classes(unseen)
     listed = ImageList(
         [found.paths[i] for i in chosen],
@@ -95,7 +111,10 @@ def embed_unseen(model: Model, data: Data) -> Embedded:
         [found.classes[i] for i in unseen],
     )
     images, pictures = read_all(
-        listed, model.architecture.image, lambda results: track(results, "reading pictures", len(chosen))
+        listed,
+        model.architecture.image,
+        lambda results: track(results, "reading pictures", len(chosen)),
+        of=len(found.paths),
     )
     return Embedded(images, embed_all(model, pictures))
 
@@ -117,7 +136,10 @@ def evaluate_run(run: Path, data: Data | None = None) -> dict[str, dict[str, Any
     config = RunFolder(run).config()
     unseen = embed_unseen(model, data or Data.of(config["data"]))
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
-    return {"trained": protocol.score(unseen.embeddings, labels), "protocol": protocol.about(labels)}
+    return {
+        "trained": protocol.score(unseen.embeddings, labels),
+        "protocol": protocol.about(labels, unseen.images.classes),
+    }
 
 
 def describe(result: dict[str, dict[str, Any]]) -> str:

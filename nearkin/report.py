@@ -1,6 +1,7 @@
 """One run -> one self-contained HTML page: scores, curves, a map of the unseen classes, neighbours."""
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearkin.data import Data
+from nearkin.data.folder import count
 from nearkin.embed import load
 from nearkin.evaluate import embed_unseen
 from nearkin.files import write_file
@@ -23,13 +25,19 @@ from nearkin.plots.page import page, plain
 from nearkin.plots.thumbnails import pictures, sprites
 from nearkin.run_folder import RunFolder
 
+log = logging.getLogger("nearkin")
+
 MAP_POINTS = 5_000  # what a browser draws smoothly, and thumbnails for a page of some 10 MB
 NEIGHBOURS = 8  # shown per query
 QUERIES = 6  # per section
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` of a finished run, embedding the pictures of its unseen classes once more.
+def write_report(folder: Path, data: Data | None = None) -> Path:
+    """Write `report.html` of a finished run, embedding the pictures of the classes that scored it once more.
+
+    Args:
+        folder: The run's.
+        data: Where the pictures are now; where they were unless given.
 
     Returns:
         The page.
@@ -39,7 +47,14 @@ def write_report(folder: Path) -> Path:
     """
     run = RunFolder(folder)
     result, config = run.result(), run.config()
-    unseen = embed_unseen(load(folder), Data.of(config["data"]))
+    scored = result["protocol"]
+    unseen = embed_unseen(load(folder), data or Data.of(config["data"]), classes=set(scored["classes"]))
+    if len(unseen.images.paths) != scored["test_images"]:
+        log.warning(
+            "the run was scored on %s of these classes; the page shows the %s that are there now",
+            count(scored["test_images"], "picture"),
+            f"{len(unseen.images.paths):,}",
+        )
     page = report_page(
         name=folder.resolve().name,
         config=config,

@@ -190,6 +190,9 @@ def train(
     images, pictures = read_all(listed, image, lambda results: track(results, "reading pictures", len(listed.paths)))
     report_singles(images, split)
     train_set, validation_set, test_set = map(images.of_classes, (split.train, split.validation, split.test))
+    for what, chosen in (("training", train_set), ("test", test_set)):
+        if len(chosen) < 2:
+            raise InputError(f"expected at least 2 readable pictures of {what} classes, found {len(chosen)}; add some")
     with blame("sampler"):
         batches = sampler(images.labels[train_set], seed=seed)
 
@@ -270,7 +273,7 @@ def train(
     else:
         embedder.load_state_dict(load(run.path).embedder.state_dict())
     trained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
-    about = protocol.about(images.labels[test_set])
+    about = protocol.about(images.labels[test_set], images.classes)
     run.finish({"untrained": untrained, "trained": trained, "protocol": about})
     for each in loggers:
         each.finalize("success")

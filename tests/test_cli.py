@@ -69,6 +69,29 @@ def test_report_writes_the_page_of_a_run(nearkin, trained):
     assert str(root.parent) not in page  # whose disk it was is nobody's business
 
 
+def test_report_shows_the_classes_that_were_scored_and_no_others(nearkin, trained, make_folder, caplog):
+    run, _, _ = trained
+    later = make_folder([6] * 9, name="later")  # class-08 came after the training
+    (later / "class-07" / "00.png").unlink()
+    assert nearkin("report", run, "--data", later)[0] == 0
+    page = (run / "report.html").read_text()
+    assert "class-07" in page
+    assert "class-08" not in page
+    assert "scored on 24 pictures of these classes; the page shows the 23 that are there now" in caplog.text
+    status, _, err = nearkin("report", run, "--data", make_folder([6] * 3, name="other"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds none of the classes" in err or "trained on all" in err
+
+
+def test_a_run_that_trained_beside_broken_files_can_be_reported(nearkin, make_folder, tmp_path):
+    root = make_folder([20, 20, 20, 4, 4, 4])
+    for name in ("class-03", "class-04", "class-05"):
+        (root / name / "00.png").write_bytes(b"")  # 3 of 72, and 3 of the 12 that test
+    assert nearkin("train", "--data", root, "--out", tmp_path / "run", *SMALL)[0] == 0
+    assert nearkin("evaluate", tmp_path / "run")[0] == 0
+    assert nearkin("report", tmp_path / "run")[0] == 0
+
+
 def test_the_demo_leaves_the_runs_of_others_alone(nearkin, trained):
     run, _, _ = trained
     before = sorted(path.name for path in run.iterdir())

@@ -308,6 +308,16 @@ def test_a_run_that_was_moved_goes_on_where_it_is(run, tmp_path, trouble):
     assert not (tmp_path / "stopped").exists()
 
 
+def test_test_classes_without_a_readable_picture_are_refused(make_folder, tmp_path):
+    root = make_folder([40, 40, 2, 2])
+    for path in root.glob("class-0[23]/*.png"):
+        path.write_bytes(b"")
+    arguments = ["--data", str(root), "--out", str(tmp_path / "a"), "--image.size", "16", "--sampler.classes", "2"]
+    with pytest.raises(InputError, match="at least 2 readable pictures of test classes, found 0"):
+        train(**config.read(arguments).build())
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_run_is_not_overwritten_by_accident(run):
     first = run("a")
     before = {path.name: path.read_bytes() for path in first.path.iterdir()}

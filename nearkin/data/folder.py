@@ -1,6 +1,8 @@
 """A folder of pictures, one sub-folder per class, and its class-disjoint split."""
 
 import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,7 @@ def scan(root: Path) -> ImageList:
 
     Raises:
         InputError: The folder does not exist or holds no class folder with a file in it.
+        OSError: A folder cannot be listed: left out, its class would shift the split between training and test.
     """
     expected = "expected a folder with one sub-folder of pictures per class"
     if not root.exists():
@@ -51,7 +54,7 @@ def scan(root: Path) -> ImageList:
     classes: list[str] = []
     empty: list[str] = []
     for folder in sorted(child for child in root.iterdir() if child.is_dir() and not hidden(child)):
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and not hidden(file))
+        files = sorted(files_below(folder))
         if not files:
             empty.append(folder.name)
             continue
@@ -67,6 +70,17 @@ def scan(root: Path) -> ImageList:
     if empty:
         log.warning("%s without a file: %s", count(len(empty), "class folder"), names(empty))
     return ImageList(paths, np.array(labels, dtype=np.int64), classes)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files at any depth, none of them hidden or in a hidden folder."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, inside, files in os.walk(folder, onerror=stop):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        yield from (Path(place, name) for name in files if not name.startswith("."))
 
 
 @dataclass(frozen=True)

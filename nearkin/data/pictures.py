@@ -100,6 +100,8 @@ class Pictures:
             self.decode(index)
         except UnreadableImage as error:
             return error
+        except OSError as error:  # gone, or not ours to read
+            return UnreadableImage(f"{self.paths[index]}: {error.strerror or error}")
         return None
 
     def select(self, indices: NDArray[np.int64]) -> "Pictures":
@@ -114,7 +116,9 @@ class Pictures:
 Progress = Callable[[Iterable[UnreadableImage | None]], Iterable[UnreadableImage | None]]
 
 
-def read_all(images: ImageList, preprocessing: Preprocessing, progress: Progress = iter) -> tuple[ImageList, Pictures]:
+def read_all(
+    images: ImageList, preprocessing: Preprocessing, progress: Progress = iter, of: int | None = None
+) -> tuple[ImageList, Pictures]:
     """Decode every picture once, before anything is learnt from any of them, and leave out what cannot be read.
 
     Each unreadable file is named in the log.
@@ -123,12 +127,13 @@ def read_all(images: ImageList, preprocessing: Preprocessing, progress: Progress
         images: The pictures.
         preprocessing: What they are decoded to.
         progress: Wraps the iteration over the results, to show it to a person.
+        of: Number of pictures in the whole that these are a part of, if they are.
 
     Returns:
         The readable pictures and their list. A class whose pictures are all unreadable keeps its id and its name.
 
     Raises:
-        InputError: More than a tenth of the files cannot be read.
+        InputError: The files that cannot be read are more than a tenth of the whole, or all.
     """
     pictures = Pictures(images.paths, preprocessing)
     results = pictures.threads.map(pictures.problem, range(len(pictures)))
@@ -137,10 +142,12 @@ def read_all(images: ImageList, preprocessing: Preprocessing, progress: Progress
     if not broken:
         return images, pictures
     found = f"{count(len(broken), 'file')} of {len(problems):,} cannot be read as pictures"
-    if len(broken) > MOST_UNREADABLE * len(problems):
+    if len(broken) > MOST_UNREADABLE * (of or len(problems)):
         raise InputError(
             f"{found} ({names(broken, 3)}); more than a tenth is taken for a wrong folder: repair or remove them"
         )
+    if len(broken) == len(problems):
+        raise InputError(f"none of {count(len(problems), 'file')} can be read as a picture ({names(broken, 3)})")
     for line in broken:
         log.warning("skipped %s", line)
     log.warning("%s: skipped", found)

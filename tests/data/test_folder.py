@@ -1,7 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 
 from nearkin.data import ImageList, scan, split_classes
+from nearkin.data.folder import files_below
 from nearkin.errors import InputError
 
 
@@ -10,13 +13,25 @@ def image_list(classes):
 
 
 def test_classes_and_files_are_sorted_and_hidden_ones_passed_over(tmp_path):
-    for name in ("b/2.jpg", "b/10.jpg", "a/deep/er/1.png", "a/.DS_Store", "a/._1.png", ".git/x.png", "loose.png"):
+    hidden = ("a/.DS_Store", "a/._1.png", "a/.thumbs/1.png", ".git/x.png")
+    for name in ("b/2.jpg", "b/10.jpg", "a/deep/er/1.png", "loose.png", *hidden):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = scan(tmp_path)
     assert found.classes == ["a", "b"]
     assert [str(path.relative_to(tmp_path)) for path in found.paths] == ["a/deep/er/1.png", "b/10.jpg", "b/2.jpg"]
     assert found.labels.tolist() == [0, 1, 1]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+
+    def refuse(path):  # by hand: root may list every folder
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        list(files_below(tmp_path / "a"))
 
 
 def test_an_empty_class_folder_is_named(tmp_path, caplog):

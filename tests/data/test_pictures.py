@@ -37,6 +37,27 @@ def test_decodes_once_while_all_fit(make_folder):
     assert torch.equal(pictures.select(np.array([4, 2]))[np.array([1])], first[[2]])
 
 
+def test_a_file_that_is_gone_is_unreadable(make_folder, caplog):
+    images = scan(make_folder([10, 10]))
+    images.paths[3].unlink()
+    kept, pictures = read_all(images, PREPROCESSING)
+    assert len(pictures) == len(kept.paths) == 19
+    assert "03.png: No such file or directory" in caplog.text
+
+
+def test_a_part_is_held_against_the_whole(make_folder):
+    images = scan(make_folder([10]))
+    for path in images.paths[:3]:
+        path.write_bytes(b"")
+    assert len(read_all(images, PREPROCESSING, of=30)[1]) == 7
+    with pytest.raises(InputError, match="3 files of 10 cannot be read"):
+        read_all(images, PREPROCESSING, of=29)
+    for path in images.paths[3:]:
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of 10 files can be read as a picture"):
+        read_all(images, PREPROCESSING, of=1000)
+
+
 def test_unreadable_files_are_named_counted_and_left_out(make_folder, caplog):
     root = make_folder([10, 10, 10])
     (root / "class-01" / "03.png").write_bytes((root / "class-01" / "03.png").read_bytes()[:60])
