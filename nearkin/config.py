@@ -86,9 +86,7 @@ def read(arguments: list[str]) -> Settings:
     merge(tree, options)
     data = tree["data"]
     if data["root"] is data["name"] is None and "--print_config" in flags:
-        return Settings(
-            checked({**tree, "data": {**data, "root": "."}, "out": "."}) | {"data": data, "out": tree["out"]}, flags
-        )
+        return Settings(checked(tree), flags)
     if not isinstance(data["root"], str | Path | None):
         raise InputError(f"data.root expects the name of a folder, got {data['root']!r}")
     root = Data.at(data["root"], data["name"]).root
@@ -99,14 +97,32 @@ def read(arguments: list[str]) -> Settings:
 
 
 def checked(tree: Tree) -> Tree:
-    """The whole tree with every value in its type.
+    """The whole tree with every value in its type; the pictures may be left out.
 
     Raises:
         InputError: A value is not of its type.
     """
     fill_length(tree)
+    wanted = required(tree["loss"]["class_path"])
+    init = tree["loss"]["init_args"]
+    if "embedding_size" in wanted:
+        init["embedding_size"] = tree["embedding_size"]
+    uncounted = "num_classes" in wanted and init.get("num_classes") is None
+    if uncounted:
+        init["num_classes"] = 1  # until the data settings are known to be good
+    data, out = tree["data"], tree["out"]
+    no_pictures = data["root"] is None
+    stand_in = {**tree, "data": {**data, "root": "."}, "out": "."} if no_pictures else tree
     with readable():
-        return to_tree(parser().parse_object(tree, defaults=False))
+        tree = to_tree(parser().parse_object(stand_in, defaults=False))
+    if uncounted:
+        tree["loss"]["init_args"]["num_classes"] = None if no_pictures else training_classes(tree)
+    return tree | {"data": data, "out": out} if no_pictures else tree
+
+
+def training_classes(tree: Tree) -> int:
+    """How many classes a batch may come from."""
+    return len(Data.of(tree["data"]).open(tree["seed"])[1].train)
 
 
 def help_text() -> str:
@@ -336,6 +352,12 @@ def parameters(path: str) -> list[str] | None:
     if any(each.kind is each.VAR_KEYWORD for each in signature.values()):
         return None
     return [each for each in signature if each not in SUPPLIED]
+
+
+def required(path: str) -> list[str]:
+    """Names of the constructor arguments that have no default."""
+    signature = inspect.signature(locate(path)).parameters.values()
+    return [each.name for each in signature if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
 
 
 def own_defaults(path: str) -> Tree:

@@ -169,7 +169,10 @@ def train(
     if clip_gradient is not None and not clip_gradient > 0:
         raise InputError(f"clip_gradient is the largest norm of the gradient, above 0, got {clip_gradient}")
     listed, split = data.open(seed)
-    train_labels = listed.labels[listed.of_classes(split.train)]
+    # Losses with a parameter per class want the training classes numbered from 0 without gaps.
+    number = np.full(len(listed.classes), -1)
+    number[split.train] = np.arange(len(split.train))
+    train_labels = number[listed.labels[listed.of_classes(split.train)]]
     with blame("sampler"):
         some_labels = train_labels[next(iter(sampler(train_labels)))]
     journal = JsonLines(run)
@@ -228,7 +231,7 @@ def train(
                 freeze_batch_norm(embedder)
             torch.manual_seed(step_seed(seed, step))
             views = augment(batch.to(fabric.device), image.size, torch.default_generator)
-            labels = torch.from_numpy(images.labels[indices]).to(fabric.device)
+            labels = torch.from_numpy(number[images.labels[indices]]).to(fabric.device)
 
             embeddings = network(views)
             value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()

@@ -80,6 +80,17 @@ def test_a_schedule_is_as_long_as_the_run_unless_told():
     assert read(*cycle)["schedule"]["init_args"]["total_steps"] == 500
 
 
+def test_a_loss_learns_the_sizes_that_it_needs(make_folder):
+    root = make_folder([2] * 10)  # the first 5 train
+    given = ["--loss", "ProxyNCALoss", "--embedding_size", "24", "--data.validation", "0.4"]
+    init = config.read(["--data", str(root), *given]).config["loss"]["init_args"]
+    assert (init["num_classes"], init["embedding_size"]) == (3, 24)
+    init = config.read(["--data", str(root), *given, "--loss.num_classes", "9"]).config["loss"]["init_args"]
+    assert init["num_classes"] == 9
+    assert config.read(["--print_config", *given]).config["loss"]["init_args"]["num_classes"] is None
+    assert read("--loss", "MarginLoss")["loss"]["init_args"]["num_classes"] is None  # not needed
+
+
 def test_what_is_written_reads_back_the_same(tmp_path):
     options = ("--schedule", "StepLR", "--schedule.step_size", "5", "--logger", "tensorboard", "--optimizer", "SGD")
     tree = read(*options)

@@ -226,6 +226,21 @@ def test_other_batches_with_the_losses_they_are_for(run, sampler):
     assert normalized == (sampler != "NPairSampler")
 
 
+@pytest.mark.parametrize("loss", ["ProxyNCALoss", "MarginLoss"])
+def test_losses_with_a_parameter_per_class(run, loss):
+    options = ["--loss", loss, "--data.validation", 0.4] + (["--loss.num_classes", 3] if loss == "MarginLoss" else [])
+    whole = run("whole", *options)
+    (parameter,) = load_checkpoint(whole.checkpoint)["loss"].values()
+    assert len(parameter) == 3  # of the 5 training classes, 2 are held out
+    assert all(np.isfinite(row["loss"]) for row in whole.history() if "loss" in row)
+
+
+def test_a_class_that_the_loss_has_no_parameter_for_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"loss, given a batch of the sampler: .*num_classes"):
+        run("a", "--loss", "ProxyNCALoss", "--loss.num_classes", 2, "--sampler.classes", 5)
+    assert not (tmp_path / "a").exists()
+
+
 def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
     root = make_folder([6, 6, 1, 6, 6, 6, 1, 6])
     train(**config.read(["--data", str(root), "--out", str(tmp_path / "a"), *SMALL, "--steps", "2"]).build())
