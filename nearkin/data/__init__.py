@@ -5,6 +5,7 @@ from nearkin.data.folder import ClassSplit, ImageList, scan, split_classes
 from nearkin.data.pictures import Pictures, Preprocessing, prefetch, read_all
 from nearkin.data.samplers import ClassBalancedSampler, DisjointTripletSampler, NPairSampler
 from nearkin.data.source import Data
+from nearkin.data.two_streams import TwoStreamSampler
 
 __all__ = [
     "Augmentation",
@@ -16,6 +17,7 @@ __all__ = [
     "NPairSampler",
     "Pictures",
     "Preprocessing",
+    "TwoStreamSampler",
     "centre_crop",
     "prefetch",
     "read_all",

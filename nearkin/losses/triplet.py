@@ -44,12 +44,7 @@ class TripletLoss(nn.Module):
             x = F.normalize(x)
         if not self.disjoint:
             return batch_all(squared_distances(x), labels, self.margin)
-        _check_thirds(labels)
-        anchor, positive, negative = x.reshape(3, len(x) // 3, x.shape[1])  # (N / 3, D) each
-        d2_positive = (anchor - positive).square().sum(dim=1)
-        d2_negative = (anchor - negative).square().sum(dim=1)
-        hinge: Tensor = (d2_positive - d2_negative + self.margin).relu()
-        return hinge.sum() / max(len(anchor), 1)
+        return disjoint_triplets(*thirds(x, labels), self.margin)
 
 
 @known_gradient
@@ -70,18 +65,31 @@ def batch_all(d2: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor
     return total / triplets, gradient.div_(triplets)
 
 
-def _check_thirds(labels: Tensor) -> None:
+def disjoint_triplets(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Return the mean of Eq. 2 over triplets whose members are rows of three matrices (N / 3, D)."""
+    d2_positive = (anchor - positive).square().sum(dim=1)
+    d2_negative = (anchor - negative).square().sum(dim=1)
+    return (d2_positive - d2_negative + margin).relu().sum() / max(len(anchor), 1)
+
+
+def thirds(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return anchors, positives and negatives, (N / 3, D) each, of a batch (N, D) in that order.
+
+    Raises:
+        ValueError: The batch is not made of such thirds. Under `torch.compile` the labels are not looked at.
+    """
     if len(labels) % 3:
         raise ValueError(
-            "disjoint=True takes a batch of anchors, then positives, then negatives, in equal thirds, "
-            f"got {len(labels)} samples: pass a multiple of 3, or disjoint=False for all triplets of any batch"
+            "disjoint triplets are a batch of anchors, then positives, then negatives, in equal thirds, "
+            f"got {len(labels)} samples: pass a multiple of 3, in the order of DisjointTripletSampler"
         )
-    if torch.compiler.is_compiling():
-        return
-    anchor, positive, negative = labels.reshape(3, len(labels) // 3)
-    wrong = int(((anchor != positive) | (anchor == negative)).sum())
-    if wrong:
-        raise ValueError(
-            "disjoint=True takes anchors, then their positives of the same class, then their negatives of another, "
-            f"got {wrong} of {len(anchor)} triplets otherwise: put the batch in that order"
-        )
+    if not torch.compiler.is_compiling():
+        anchor, positive, negative = labels.reshape(3, len(labels) // 3)
+        wrong = int(((anchor != positive) | (anchor == negative)).sum())
+        if wrong:
+            raise ValueError(
+                "disjoint triplets are anchors, then their positives of the same class, then their negatives of "
+                f"another, got {wrong} of {len(anchor)} triplets otherwise: put the batch in that order"
+            )
+    anchors, positives, negatives = x.reshape(3, len(x) // 3, x.shape[1])
+    return anchors, positives, negatives
