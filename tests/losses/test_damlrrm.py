@@ -291,7 +291,7 @@ def test_rejects_what_is_no_batch(loss):
         ({"alpha": float("nan")}, r"beta must be in \[0, alpha=nan\)"),
         ({"normalize": True}, "alpha must be below 2 with normalize=True, .* got 30.0"),
         ({"alpha": 2.0, "normalize": True}, "alpha must be below 2 with normalize=True, .* got 2.0"),
-        ({"positives": "some"}, "positives must be \"tree\" or \"all\", got 'some'"),
+        ({"positives": "some"}, 'positives must be "tree" or "all", got \'some\''),
         ({"streams": "loud"}, "streams must be .* got 'loud'"),
     ],
 )
