@@ -40,7 +40,7 @@ class DAMLLoss(nn.Module):
     Args:
         embedding_size: D.
         margin: Gap between squared distances, at least 0. On the unit sphere they end at 4.
-        weights: (λ, λ₁, λ₂) of J_m, J_reg and J_adv, each at least 0. 1 each in the authors' code; (1, 1, 50) elsewhere.
+        weights: (λ, λ₁, λ₂) of J_m, J_reg and J_adv, each at least 0; all 1 in the authors' code.
         pretraining: Steps of the first phase. The authors' code spends a fifth of its 6,000 steps on it, and 200 is a
             fifth of a run of 1,000.
 

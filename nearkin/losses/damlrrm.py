@@ -34,18 +34,21 @@ class DAMLRRMLoss(nn.Module):
     of a direction. O(N² D) time and O(N²) memory.
 
     Args:
-        alpha: Middle of the gap, as a distance. The paper's 30 belongs to its network, whose embeddings are not
-            normalized: for another, start from about 0.9 of the mean distance between its negatives.
+        alpha: Middle of the gap, as a distance. The paper's 30 belongs to the distances of its network.
         beta: Half the width of the gap, in [0, alpha).
         positives: "tree", or "all" for all positive pairs of the neat half (the paper's Full PPs).
         streams: "both"; "neat" for L_g alone (the paper's OURS2); "shuffled" for L_s alone (OURS1). The batch is two
             halves in any case.
         normalize: Put the embeddings on the unit sphere first, where distances end at 2. The paper does not.
+        relative: For networks of other distances. alpha and beta are multiples of the mean distance between negatives
+            in the first batch that has any, as 1 and 0.02; the loss's state_dict holds it.
 
     Raises:
         ValueError: beta is outside [0, alpha); alpha is at least 2 with normalize; positives or streams is unknown;
             the batch is odd.
     """
+
+    unit: Tensor
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class DAMLRRMLoss(nn.Module):
         positives: Literal["tree", "all"] = "tree",
         streams: Literal["both", "neat", "shuffled"] = "both",
         normalize: bool = False,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= beta < alpha:
@@ -70,6 +74,8 @@ class DAMLRRMLoss(nn.Module):
         self.alpha, self.beta = alpha, beta
         self.positives, self.streams = positives, streams
         self.normalize = normalize
+        self.relative = relative
+        self.register_buffer("unit", torch.zeros(()) if relative else None)  # 0 until it is measured
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Map embeddings (N, D) and class ids (N,), neat half first, to a scalar, 0 where nothing is out of place."""
@@ -81,11 +87,17 @@ class DAMLRRMLoss(nn.Module):
             )
         if self.normalize:
             x = F.normalize(x)
-        half = len(x) // 2
-        loss = x.new_zeros(())
         if self.streams == "neat":
-            x = x[:half]
+            x = x[: len(x) // 2]
         distance = distances(x)  # (M, M)
+        if not self.relative:
+            return self._compare(distance, labels)
+        unit = self._measure(distance.detach(), labels)
+        return self._compare(distance / unit, labels) * unit**2  # as alpha * unit and beta * unit would give
+
+    def _compare(self, distance: Tensor, labels: Tensor) -> Tensor:
+        half = len(labels) // 2
+        loss = distance.new_zeros(())
         if self.streams != "shuffled":
             within = distance[:half, :half]
             loss = loss + neat(within, labels[:half], self.alpha, self.beta, self.positives == "tree")
@@ -93,6 +105,14 @@ class DAMLRRMLoss(nn.Module):
             across = distance[half:, :half]
             loss = loss + shuffled(across, labels, self.alpha, self.beta)
         return loss
+
+    def _measure(self, distance: Tensor, labels: Tensor) -> Tensor:
+        negative = ~same_class(labels[: len(distance)])
+        mean = (distance * negative).sum() / negative.sum().clamp_min(1)
+        unit = torch.where(self.unit > 0, self.unit, mean.to(self.unit.dtype))
+        if self.training:
+            self.unit.copy_(unit)
+        return torch.where(unit > 0, unit, 1).to(distance.dtype)  # 1 as long as there was no negative
 
 
 @known_gradient
@@ -102,7 +122,7 @@ def neat(distance: Tensor, labels: Tensor, alpha: float, beta: float, tree: bool
     once = torch.ones_like(same).triu_(diagonal=1)  # every pair from one end
     if tree:
         parent = spanning_trees(distance, labels)[:, None]
-        positive = torch.zeros_like(same).scatter_(1, parent, True).fill_diagonal_(False)
+        positive = torch.zeros_like(same).scatter_(1, parent, True)  # a root's with itself, at 0, costs nothing
     else:
         positive = same & once
     return squared_hinges(distance, positive, ~same & once, alpha, beta)

@@ -14,7 +14,7 @@ def spanning_trees(distance: Tensor, labels: Tensor) -> Tensor:
 
     The first sample of each class in batch order is the root of its tree and its own parent, so a class of k samples
     has the k - 1 edges (i, parent of i) with parent of i ≠ i. Of edges of equal length any may be in the tree, those
-    of length 0 too. K - 1 steps of O(N) time each; nothing is padded to K × K per class.
+    of length 0 too. At most K steps of O(N) time each; nothing is padded to K × K per class.
 
     K depends on the data: use this inside `known_gradient` only, which hides it from `torch.compile`.
 
@@ -33,7 +33,7 @@ def spanning_trees(distance: Tensor, labels: Tensor) -> Tensor:
     parent: Tensor = newest[tree]  # (N,), the nearest sample in the tree
     gap = distance[sample, parent]  # (N,), how far that is
     outside = sample != parent
-    for _ in range(1, members.shape[1]):
+    for _ in range(members.shape[1] - 2):  # of the last sample outside, the parent is known before it joins
         # A tree that is complete has no sample outside: it takes one in again, which changes nothing.
         nearest = gap.masked_fill(~outside, torch.inf)[members].argmin(dim=1, keepdim=True)
         newest = members.gather(1, nearest).squeeze(1)

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize as normalize_rows
 
 from nearkin.losses.damlrrm import DAMLRRMLoss
 
@@ -69,7 +69,7 @@ def reference(x, y, alpha, beta, positives="tree", streams="both"):
     return total
 
 
-def streams(seed, norm, near=0.0, classes=4, images=3, dim=16):
+def two_streams(seed, norm, near=0.0, classes=4, images=3, dim=16):
     """Classes × images, then as many of random classes, some of classes without a neat sample, all about one norm.
 
     With near, the shuffled half has near duplicates of neat samples, and the neat half one of its own in each class.
@@ -81,7 +81,7 @@ def streams(seed, norm, near=0.0, classes=4, images=3, dim=16):
 
     half = classes * images
     y = torch.cat([torch.arange(half) // images, torch.randint(0, classes + 2, (half,), generator=random)])
-    x = normalize(noise(classes + 2)[y] + noise(2 * half))
+    x = normalize_rows(noise(classes + 2)[y] + noise(2 * half))
     if near:
         copies = torch.arange(half, half + 8)
         originals = torch.arange(8) * 2
@@ -107,13 +107,13 @@ def test_matches_the_equations(request, batch, agrees, variant, alpha, beta, nor
 @pytest.mark.parametrize(("alpha", "beta"), [(30.0, 0.5), (34.0, 5.0), (0.5, 0.4999), (1e-4, 9e-5)])
 def test_matches_the_equations_at_the_papers_norms(agrees, variant, alpha, beta, near):
     loss = DAMLRRMLoss(alpha, beta, **variant)
-    agrees(loss, lambda x, y: reference(x, y, alpha, beta, **variant), *streams(0, 30.0, near))
+    agrees(loss, lambda x, y: reference(x, y, alpha, beta, **variant), *two_streams(0, 30.0, near))
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(30.0, 0.5), (0.5, 0.4999), (0.05, 0.04)])
 def test_near_duplicates_at_the_papers_norms_are_precise_in_float32(variant, alpha, beta):
     # In the Gram form of the squared distance, 900 + 900 - 2 · 899.99..., float32 has nothing left of them.
-    x, y = streams(1, 30.0, near=1e-3, dim=512)
+    x, y = two_streams(1, 30.0, near=1e-3, dim=512)
     loss = DAMLRRMLoss(alpha, beta, **variant)
     x = x.float().double()
     value, gradient = value_and_gradient(loss, x.float(), y)
@@ -141,7 +141,7 @@ def test_by_hand():
 
 
 def test_one_half_does_not_change_what_the_other_alone_costs():
-    x, y = streams(2, 30.0)
+    x, y = two_streams(2, 30.0)
     half = len(x) // 2
     moved, renamed = x.clone(), y.clone()
     moved[half:] += 1
@@ -166,6 +166,51 @@ def test_a_shuffled_sample_without_a_neat_classmate_has_negatives_only():
     y = torch.tensor([0, 0, 1, 2])
     # 1 is within 3.5 of both neat samples; 50 is beyond, and of no class that could pull it.
     torch.testing.assert_close(DAMLRRMLoss(3.0, 0.5, streams="shuffled")(x, y), torch.tensor(2.5**2))
+
+
+def mean_negative(x, y):
+    return torch.stack([d(x[i], x[j]) for i, j in combinations(range(len(x)), 2) if y[i] != y[j]]).mean()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_relative_lengths_are_multiples_of_the_first_mean_distance_between_negatives(variant, normalize):
+    loss = DAMLRRMLoss(0.9, 0.2, **variant, normalize=normalize, relative=True).double()
+    batches = [two_streams(seed, 30.0 + seed) for seed in range(3)]
+    x, y = batches[0]
+    x = normalize_rows(x) if normalize else x
+    used = len(x) // 2 if loss.streams == "neat" else len(x)
+    unit = float(mean_negative(x[:used], y[:used]))
+    absolute = DAMLRRMLoss(0.9 * unit, 0.2 * unit, **variant, normalize=normalize)
+    for batch in batches:
+        torch.testing.assert_close(value_and_gradient(loss, *batch), value_and_gradient(absolute, *batch))
+
+    resumed = DAMLRRMLoss(0.9, 0.2, **variant, normalize=normalize, relative=True).double()
+    resumed.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(resumed(*batches[2]), loss(*batches[2]), rtol=0, atol=0)
+
+
+def test_the_unit_is_measured_in_training_where_there_are_negatives():
+    loss = DAMLRRMLoss(0.9, 0.2, relative=True)
+    x, y = points(), LABELS
+    one_class = torch.zeros_like(y)
+    torch.testing.assert_close(loss(x, one_class), DAMLRRMLoss(0.9, 0.2)(x, one_class))
+    assert loss.unit == 0
+    loss.eval()
+    value = loss(x, y)
+    assert loss.unit == 0
+    assert value > 0
+    loss.train()
+    assert loss(x, y) == value
+    torch.testing.assert_close(loss.unit, mean_negative(x, y))
+    assert loss(10 * x, y) != value
+
+
+def test_relative_compiles_without_a_break():
+    loss = DAMLRRMLoss(0.9, 0.2, relative=True)
+    compiled = torch.compile(copy.deepcopy(loss), fullgraph=True, backend="aot_eager")
+    for scale in (1, 2):
+        x = scale * points()
+        torch.testing.assert_close(value_and_gradient(compiled, x, LABELS), value_and_gradient(loss, x, LABELS))
 
 
 def value_and_gradient(loss, x, y):
@@ -268,7 +313,7 @@ def test_has_no_state_but_its_arguments(loss):
 
 
 def test_rejects_a_batch_that_is_not_two_halves(loss):
-    with pytest.raises(ValueError, match="two equal halves, .* got 11 samples: pass an even number"):
+    with pytest.raises(ValueError, match=r"two equal halves, .* got 11 samples: pass an even number"):
         loss(points()[:11], LABELS[:11])
 
 
