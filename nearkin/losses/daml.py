@@ -20,7 +20,7 @@ class DAMLLoss(nn.Module):
     """Learn from negatives that a generator makes hard, and make the generator hard for what is learned.
 
     The batch is triplets as for `TripletLoss(disjoint=True)`: anchors a, then positives p, then negatives n, on the
-    unit sphere. The generator, a network of three layers, maps (a, p, n) to a synthetic negative s. With d² squared
+    unit sphere as in the authors' code. The generator, a network of three layers, maps (a, p, n) to a synthetic negative s. With d² squared
     distances and means over the T triplets, the loss is J_hard + λ₁ J_reg + λ₂ J_adv + λ J_m:
 
     - J_hard = mean d²(s, a): near the anchor;
@@ -30,9 +30,9 @@ class DAMLLoss(nn.Module):
 
     One backward serves both players. The first three terms move the generator, with the embeddings held constant; J_m
     moves the embeddings, also through what the generator makes of them, with the generator held constant. The paper
-    writes one minimum over both, but of synthetic negatives before and distances behind a metric layer. The loss sees
-    one embedding, and in it the common minimum is none worth having: with weights of 1, J_hard + J_m is
-    mean (d²(p, a) + margin) wherever J_m is active, which nothing keeps from falling as all embeddings meet.
+    minimizes the sum over both; the authors' code makes s of features and measures J_adv and J_m behind two further
+    layers. Here there is one embedding, and in it that minimum is none worth having: with weights of 1, J_hard + J_m
+    is mean (d²(p, a) + margin) wherever J_m is active, which falls as all embeddings meet in one point.
 
     In the first `pretraining` steps there is no generator: the loss is the triplet loss on the real negatives. Steps
     are counted in a buffer, which the loss's state_dict holds, by the forward passes in training mode.
@@ -40,7 +40,8 @@ class DAMLLoss(nn.Module):
     Args:
         embedding_size: D.
         margin: Gap between squared distances, at least 0. On the unit sphere they end at 4.
-        weights: (λ, λ₁, λ₂) of J_m, J_reg and J_adv, each at least 0; all 1 in the authors' code.
+        weights: (λ, λ₁, λ₂) of J_m, J_reg and J_adv, each at least 0. All 1 in the authors' code; the paper is
+            said to have (1, 1, 50), which could not be checked.
         pretraining: Steps of the first phase. The authors' code spends a fifth of its 6,000 steps on it, and 200 is a
             fifth of a run of 1,000.
 
