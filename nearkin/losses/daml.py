@@ -20,8 +20,9 @@ class DAMLLoss(nn.Module):
     """Learn from negatives that a generator makes hard, and make the generator hard for what is learned.
 
     The batch is triplets as for `TripletLoss(disjoint=True)`: anchors a, then positives p, then negatives n, on the
-    unit sphere as in the authors' code. The generator, a network of three layers, maps (a, p, n) to a synthetic negative s. With d² squared
-    distances and means over the T triplets, the loss is J_hard + λ₁ J_reg + λ₂ J_adv + λ J_m:
+    unit sphere as in the authors' code. The generator, a network of three layers, maps (a, p, n) to a synthetic
+    negative s. With d² squared distances and means over the T triplets, the loss is
+    J_hard + λ₁ J_reg + λ₂ J_adv + λ J_m:
 
     - J_hard = mean d²(s, a): near the anchor;
     - J_reg = mean d²(s, n): yet of the negative's class;
