@@ -3,6 +3,8 @@
 from nearkin.losses.angular import AngularLoss
 from nearkin.losses.angular_hinge import AngularHingeLoss
 from nearkin.losses.contrastive import ContrastiveLoss
+from nearkin.losses.daml import DAMLLoss
+from nearkin.losses.damlrrm import DAMLRRMLoss
 from nearkin.losses.ddml import DDMLLoss
 from nearkin.losses.lifted_structure import LiftedStructureLoss
 from nearkin.losses.margin import MarginLoss
@@ -17,6 +19,8 @@ __all__ = [
     "AngularHingeLoss",
     "AngularLoss",
     "ContrastiveLoss",
+    "DAMLLoss",
+    "DAMLRRMLoss",
     "DDMLLoss",
     "LiftedStructureLoss",
     "MarginLoss",

@@ -8,9 +8,8 @@ Shape key: N = batch size, T = N / 3 = number of triplets, D = embedding size.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from nearkin.losses.pairs import check_batch, full_precision
+from nearkin.losses.pairs import check_batch, inner_products
 from nearkin.losses.triplet import disjoint_triplets, thirds
 
 HIDDEN = 512  # units of the generator's two hidden layers
@@ -114,14 +113,14 @@ class DAMLLoss(nn.Module):
 
     def _generate(self, anchor: Tensor, positive: Tensor, negative: Tensor, constant: bool = False) -> Tensor:
         """Return the synthetic negatives (T, D), in the precision of the embeddings."""
-        triplets = torch.cat([anchor, positive, negative], dim=1)  # (T, 3 D)
-        weights = {
-            name: (weight.detach() if constant else weight).to(triplets.dtype)
-            for name, weight in self.generator.named_parameters()
-        }
-        with full_precision(triplets):
-            synthetic: Tensor = functional_call(self.generator, weights, triplets)
-        return synthetic
+        x = torch.cat([anchor, positive, negative], dim=1)  # (T, 3 D)
+        for layer in self.generator:
+            if isinstance(layer, nn.Linear):
+                weight, bias = (each.detach() if constant else each for each in (layer.weight, layer.bias))
+                x = inner_products(x, weight.to(x.dtype)) + bias.to(x.dtype)
+            else:
+                x = layer(x)
+        return x
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:

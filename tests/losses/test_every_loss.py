@@ -8,7 +8,7 @@ import torch
 
 from nearkin import losses
 
-torch.manual_seed(0)  # of the proxies
+torch.manual_seed(0)  # of the proxies and the generator
 LOSSES = {
     "contrastive": losses.ContrastiveLoss(),
     "DDML": losses.DDMLLoss(),
@@ -28,11 +28,18 @@ LOSSES = {
     "ranked list": losses.RankedListLoss(),
     "ranked list, symmetric": losses.RankedListLoss(symmetric=True),
     "lifted structure": losses.LiftedStructureLoss(),
+    "DAMLRRM": losses.DAMLRRMLoss(alpha=3.0),
+    "DAMLRRM, neat": losses.DAMLRRMLoss(alpha=3.0, positives="all", streams="neat"),
+    "DAMLRRM, shuffled": losses.DAMLRRMLoss(alpha=1.2, streams="shuffled", normalize=True),
+    "DAML": losses.DAMLLoss(embedding_size=6, pretraining=0),
+    "DAML, pretraining": losses.DAMLLoss(embedding_size=6, pretraining=10**9),
 }
-# Two samples per class and thirds of (anchor, positive, negative): a batch that every loss takes.
+# Two samples per class, thirds of (anchor, positive, negative), and halves: a batch that every loss takes.
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 5, 5])
-ANY_BATCH = [name for name in LOSSES if name not in ("disjoint triplet", "N-pair, mc")]
-LEARNED = [name for name, loss in LOSSES.items() if list(loss.parameters())]
+THIRDS = ("disjoint triplet", "DAML", "DAML, pretraining")
+ANY_BATCH = [name for name in LOSSES if name not in (*THIRDS, "N-pair, mc")]
+ANY_ORDER = [name for name in ANY_BATCH if not name.startswith("DAMLRRM")]  # that one takes halves
+LEARNED = [name for name, loss in LOSSES.items() if list(loss.parameters()) and name != "DAML, pretraining"]
 
 
 @pytest.fixture(params=LOSSES)
@@ -42,6 +49,11 @@ def loss(request):
 
 @pytest.fixture(params=ANY_BATCH)
 def any_batch_loss(request):
+    return LOSSES[request.param]
+
+
+@pytest.fixture(params=ANY_ORDER)
+def any_order_loss(request):
     return LOSSES[request.param]
 
 
@@ -155,25 +167,27 @@ def test_inputs_are_left_alone(loss):
     assert y.equal(LABELS)
 
 
-def test_order_and_names_of_classes_do_not_matter(any_batch_loss):
+def test_order_and_names_of_classes_do_not_matter(any_order_loss):
     x, y = points(torch.float64), torch.tensor([0, 3, 0, 1, 0, 2, 2, 0, 4, 1, 0, 5])
-    if isinstance(any_batch_loss, losses.MarginLoss):
+    if isinstance(any_order_loss, losses.MarginLoss):
         y = y.eq(4).long()  # one negative for every anchor with positives: no choice in the draw
-    value, gradient = value_and_gradient(any_batch_loss, x, y)
+    value, gradient = value_and_gradient(any_order_loss, x, y)
     order = torch.randperm(12)
-    new_names = y if list(any_batch_loss.parameters()) else 100 - 7 * y  # what is learned for a class goes by its id
-    renamed, permuted_gradient = value_and_gradient(any_batch_loss, x[order], new_names[order])
+    new_names = y if list(any_order_loss.parameters()) else 100 - 7 * y  # what is learned for a class goes by its id
+    renamed, permuted_gradient = value_and_gradient(any_order_loss, x[order], new_names[order])
     torch.testing.assert_close(renamed, value)
     torch.testing.assert_close(permuted_gradient, gradient[order])
 
 
-FROM_EITHER = losses.ContrastiveLoss | losses.DDMLLoss | losses.RankedListLoss
+FROM_EITHER = losses.ContrastiveLoss | losses.DDMLLoss | losses.RankedListLoss | losses.DAMLRRMLoss
 
 
 @pytest.mark.parametrize("labels", [[0] * 4, [0, 1, 2, 3], [5], []])
 def test_nothing_to_learn_is_a_differentiable_0(any_batch_loss, labels):
     if isinstance(any_batch_loss, FROM_EITHER):
         labels = labels[:1]  # these learn from positives alone, and from negatives alone
+    if isinstance(any_batch_loss, losses.DAMLRRMLoss):
+        labels = []  # and this takes halves
     if isinstance(any_batch_loss, losses.MarginLoss) and labels == [0] * 4:
         labels = labels[:1]  # this from positives alone
     if isinstance(any_batch_loss, losses.ProxyNCALoss):
@@ -228,7 +242,7 @@ def test_compiles_without_a_break(loss):
     torch.testing.assert_close(
         value_and_gradient(compiled, points(), LABELS), value_and_gradient(loss, points(), LABELS)
     )
-    if list(loss.parameters()):
+    if loss in [LOSSES[name] for name in LEARNED]:
         torch.testing.assert_close(
             parameter_gradients(compiled, points(), LABELS), parameter_gradients(loss, points(), LABELS)
         )
@@ -248,11 +262,12 @@ def test_keeps_memory_of_a_few_matrices_for_the_backward(any_batch_loss):
 
 
 def test_has_no_state_but_its_arguments_and_what_it_learns(loss):
-    assert loss.state_dict().keys() == dict(loss.named_parameters()).keys()
+    counted = {"steps"} if isinstance(loss, losses.DAMLLoss) else set()  # its two phases
+    assert loss.state_dict().keys() == dict(loss.named_parameters()).keys() | counted
     torch.testing.assert_close(
         compute(pickle.loads(pickle.dumps(loss)), points(), LABELS), compute(loss, points(), LABELS)
     )
 
 
 def test_only_these_learn_something_of_their_own():
-    assert LEARNED == ["margin, learned", "Proxy-NCA", "Proxy-NCA, softmax"]
+    assert LEARNED == ["margin, learned", "Proxy-NCA", "Proxy-NCA, softmax", "DAML"]
