@@ -1,7 +1,18 @@
 """Networks from pictures to embeddings."""
 
 from nearkin.models.backbone import Backbone
+from nearkin.models.bn_inception import BNInception
 from nearkin.models.convnet import ConvNet
-from nearkin.models.embedder import Embedder, freeze_batch_norm
+from nearkin.models.embedder import Embedder
+from nearkin.models.modes import evaluating, freeze_batch_norm
+from nearkin.models.multi_level import MultiLevelEmbedder
 
-__all__ = ["Backbone", "ConvNet", "Embedder", "freeze_batch_norm"]
+__all__ = [
+    "BNInception",
+    "Backbone",
+    "ConvNet",
+    "Embedder",
+    "MultiLevelEmbedder",
+    "evaluating",
+    "freeze_batch_norm",
+]

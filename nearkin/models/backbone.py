@@ -1,7 +1,9 @@
 """From a backbone's name and its weights' source to the module."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class Backbone:
     """Which network looks at the pictures, and the weights it starts from.
 
     Args:
-        name: `convnet`, or `timm:<name>` for any model of timm.
+        name: `convnet`, `googlenet`, `bn_inception` (GoogLeNet V2), or `timm:<name>` for any model of timm.
         weights: `none` starts from random weights, `imagenet` from those that the model's authors published (fetched
             from the network), anything else is a file: safetensors, or a state dict saved by torch.
     """
@@ -26,12 +28,17 @@ class Backbone:
     def build(self) -> nn.Module:
         """The module, with `channels`, `mean` and `std`, mapping normalised pixels to features (N, C, h, w).
 
+        Its `stages` and `features(pixels, stages)` give the feature maps on the way there.
+
         Raises:
             InputError: No such backbone; its weights cannot be had; the file does not fit it.
         """
         module = self._create()
-        if self.weights not in ("none", "imagenet"):
-            load_weights(module, Path(self.weights))
+        published = getattr(module, "weights_url", None)
+        if self.weights == "imagenet" and published:  # timm has fetched its own
+            fill(module, fetch(self.name, str(published)), f"the ImageNet weights of {self.name}")
+        elif self.weights not in ("none", "imagenet"):
+            fill(module, read_tensors(Path(self.weights)), self.weights)
         return module
 
     @property
@@ -43,13 +50,22 @@ class Backbone:
         if self.name == "convnet":
             if self.weights == "imagenet":
                 raise InputError(
-                    "backbone convnet has no ImageNet weights; give a timm:<name>, or --backbone.weights none"
+                    "backbone convnet has no ImageNet weights; give another backbone, or --backbone.weights none"
                 )
             return ConvNet()
+        if self.name == "googlenet":
+            from nearkin.models.googlenet import GoogLeNet
+
+            return GoogLeNet()
+        if self.name == "bn_inception":
+            from nearkin.models.bn_inception import BNInception
+
+            return BNInception()
         family, _, name = self.name.partition(":")
         if family == "timm":
             return create_timm(name, self.weights == "imagenet")
-        raise InputError(f"unknown backbone {self.name!r}; {nearest(self.name, ['convnet', 'timm:<name>'])}")
+        known = ["convnet", "googlenet", "bn_inception", "timm:<name>"]
+        raise InputError(f"unknown backbone {self.name!r}; {nearest(self.name, known)}")
 
 
 def create_timm(name: str, pretrained: bool) -> nn.Module:
@@ -68,46 +84,91 @@ def create_timm(name: str, pretrained: bool) -> nn.Module:
     except Exception as error:  # the hub's client raises a different family of errors for every way to fail
         source = timm.get_pretrained_cfg(name)
         where = f"huggingface.co/{source.hf_hub_id}" if source and source.hf_hub_id else "timm's model page"
-        raise InputError(
-            f"the ImageNet weights of timm:{name} could not be fetched ({type(error).__name__}); bring "
-            f"model.safetensors from {where} and name it: --backbone.weights FILE"
-        ) from error
+        raise not_fetched(f"timm:{name}", error, "model.safetensors", where) from error
 
 
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Fill every tensor of `module` from a file; tensors of a classifier that the module lacks are passed over.
+def fetch(name: str, url: str) -> dict[str, Tensor]:
+    """The tensors of a file that torch's hub keeps, downloaded if it is not there; its name holds its hash.
 
     Raises:
-        InputError: The file is missing, cannot be read, lacks a tensor or has one of another shape.
+        InputError: It can be neither found nor downloaded, or is not what it should be.
     """
-    if not file.is_file():
-        raise InputError(f"backbone.weights expects none, imagenet or a file of weights, but there is no file {file}")
-    found = read_tensors(file)
-    target: nn.Module = getattr(module, "model", module)  # a wrapper's own prefix is in nobody's file
-    wanted = target.state_dict()
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise InputError(
-            f"{file} lacks {len(missing)} of the backbone's {len(wanted)} tensors (first: {missing[0]}); "
-            "bring weights of the same model"
-        )
-    for key, tensor in wanted.items():
-        if key in found and found[key].shape != tensor.shape:
-            raise InputError(
-                f"{file}: {key} should have shape {tuple(tensor.shape)}, has {tuple(found[key].shape)}; "
-                "bring weights of the same model"
-            )
-    target.load_state_dict({key: found.get(key, wanted[key]) for key in wanted})
+    try:
+        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # no network, no server, no space, another hash, a damaged copy
+        raise not_fetched(name, error, url.rpartition("/")[2], url) from error
+    return dict(state)
+
+
+def not_fetched(name: str, error: Exception, file: str, where: str) -> InputError:
+    return InputError(
+        f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}: {first_line(error)}); bring "
+        f"{file} from {where} and name it: --backbone.weights FILE"
+    )
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a state dict saved by torch; no code in it can run.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    if not file.is_file():
+        raise InputError(f"backbone.weights expects none, imagenet or a file of weights, but there is no file {file}")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
+        state = state.get("state_dict", state)  # as training scripts save it, beside other things
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # every reader has its own errors for a damaged file
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {reason}") from error
+        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {first_line(error)}") from error
+
+
+def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
+    """Set every tensor of `module`.
+
+    What the module lacks is passed over if it is the published model's classifier (`module.classifier`: how the names
+    of those tensors begin) or a buffer that the module computes for itself. Batch norms may lack their count of
+    batches, and their vectors may be (1, C), as in the converted Caffe weights of bn_inception.
+
+    Raises:
+        InputError: Tensors are missing, left over, or of another shape: one line that lists them.
+    """
+    target: nn.Module = getattr(module, "model", module)  # a wrapper's own prefix is in nobody's file
+    wanted = target.state_dict()
+    computed = dict(target.named_buffers()).keys() - wanted.keys()
+    classifier: tuple[str, ...] = cast(Any, getattr(module, "classifier", ()))
+
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    extra = [key for key in found if key not in wanted and key not in computed and not key.startswith(classifier)]
+    shared = {key: found[key] for key in wanted if key in found}
+    for key, tensor in shared.items():
+        if tensor.shape == (1, *wanted[key].shape):
+            shared[key] = tensor[0]
+    misshapen = [
+        f"{key} is {tuple(tensor.shape)}, should be {tuple(wanted[key].shape)}"
+        for key, tensor in shared.items()
+        if tensor.shape != wanted[key].shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({some(names)})"
+        for what, names in (("missing", missing), ("unknown", extra), ("of another shape", misshapen))
+        if names
+    ]
+    if faults:
+        raise InputError(
+            f"{source} does not fit the backbone, which has {len(wanted)} tensors: {', '.join(faults)}; "
+            "bring weights of the same model"
+        )
+    target.load_state_dict({**wanted, **shared})
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

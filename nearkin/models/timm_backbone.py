@@ -1,10 +1,13 @@
 """Any image backbone of timm (https://github.com/huggingface/pytorch-image-models), by name."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import timm
 import torch
 from torch import Tensor, nn
+
+from nearkin.models.modes import evaluating
 
 
 class TimmBackbone(nn.Module):
@@ -20,23 +23,21 @@ class TimmBackbone(nn.Module):
     Attributes:
         channels: C.
         mean, std: Of the pixels in [0, 1] that the model expects.
+        stages: Names of the modules that timm's `feature_info` lists, shallow to deep: what `features_only` offers.
+        classifier: How the names of those tensors begin that timm's files hold and the model here lacks.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
         self.model = cast(Any, timm.create_model(name, pretrained=pretrained, num_classes=0))
-        self.mean: tuple[float, ...] = tuple(self.model.pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(self.model.pretrained_cfg["std"])
-        self.channels = self._probe()
-
-    def _probe(self) -> int:
-        """C, found by running one blank picture: timm has no attribute that holds it for every family."""
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            channels = self(torch.zeros(1, *self.model.pretrained_cfg["input_size"])).shape[1]
-        self.model.train(training)
-        return int(channels)
+        about = self.model.pretrained_cfg
+        self.mean: tuple[float, ...] = tuple(about["mean"])
+        self.std: tuple[float, ...] = tuple(about["std"])
+        self.stages = tuple(str(stage["module"]) for stage in self.model.feature_info)
+        layers = about["classifier"] or ()  # one layer, or several of a distilled model
+        self.classifier = tuple(layer.split(".")[0] for layer in ([layers] if isinstance(layers, str) else layers))
+        with evaluating(self):  # timm has no attribute that holds C for every family
+            self.channels = int(self(torch.zeros(1, *about["input_size"])).shape[1])
 
     def forward(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(pixels)
@@ -44,3 +45,13 @@ class TimmBackbone(nn.Module):
             return features
         pooled: Tensor = self.model.forward_head(features, pre_logits=True)
         return pooled[:, :, None, None]
+
+    def features(self, pixels: Tensor, stages: Sequence[str]) -> list[Tensor]:
+        """The outputs (N, C, h, w) of some stages, in the order asked for.
+
+        `timm.create_model(features_only=True)` gives the same, but renames the tensors of many models: a file of
+        weights would fit the network with one head, and not with several.
+        """
+        depths = sorted(self.stages.index(name) for name in stages)
+        maps = self.model.forward_intermediates(pixels, indices=depths, intermediates_only=True, stop_early=True)
+        return [maps[depths.index(self.stages.index(name))] for name in stages]
