@@ -97,12 +97,13 @@ def run_training(settings: "Settings") -> "RunFolder":
 def evaluate(arguments: list[str]) -> None:
     parser = Parser("evaluate", "Every metric of a run on the classes that it has not seen.")
     parser.add_run()
+    parser.add_argument("--levels", nargs="+", metavar="STAGE", help="only these of the run's levels, concatenated")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions")
     options = parser.parse_args(arguments)
 
     from nearkin.evaluate import describe, evaluate_run
 
-    result = evaluate_run(options.run, pictures_of(options))
+    result = evaluate_run(options.run, pictures_of(options), options.levels)
     print(json.dumps(result["trained"]) if options.json else describe(result))
 
 

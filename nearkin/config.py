@@ -40,6 +40,7 @@ CLASSES = {  # where the short names of each class-valued key live
     "schedule": "torch.optim.lr_scheduler",
 }
 SUPPLIED = {"labels", "seed", "params", "optimizer"}  # arguments that `train` itself gives to those classes
+LISTS = ("levels", "logger")  # `--levels block2` is a list of one
 SHORT: dict[str, Callable[[Any], dict[str, Any]]] = {  # what `--data D` says of the keys below `data`
     "data": short_form,
     "backbone": lambda name: {"name": name},
@@ -275,9 +276,7 @@ def merge(tree: Tree, layer: Tree) -> None:
                     raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in tree[key]])
                 tree[key][name] = given(f"{key}.{name}", leaf, default_tree()[key][name])
         else:
-            tree[key] = given(
-                key, [value] if key == "logger" and isinstance(value, str) else value, default_tree()[key]
-            )
+            tree[key] = given(key, as_list(key, value) if key in LISTS else value, default_tree()[key])
 
 
 def given(key: str, value: Any, default: Any) -> Any:
@@ -285,6 +284,15 @@ def given(key: str, value: Any, default: Any) -> Any:
     if value is None and default is not None:
         raise InputError(f"{key} expects a value, such as its default {default}, got null")
     return value
+
+
+def as_list(key: str, value: Any) -> Any:
+    """The list that a name, or a list or null written as YAML, stands for."""
+    try:
+        content = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise InputError(f"{key}: {value!r} is not YAML; expected a name, [a, list, of, names] or null") from error
+    return [content] if isinstance(content, str) else content
 
 
 def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:

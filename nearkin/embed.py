@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearkin.data import Pictures, Preprocessing, centre_crop, prefetch
 from nearkin.data.images import Source
-from nearkin.errors import InputError
+from nearkin.errors import InputError, nearest
 from nearkin.files import write_file
-from nearkin.models import Backbone, Embedder
+from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
 from nearkin.models.embedder import Pool
 from nearkin.progress import track
 
@@ -33,10 +33,12 @@ class Architecture:
 
     Args:
         backbone: As in `nearkin.models.Backbone`.
-        embedding_size: Length of the embeddings.
+        embedding_size: Length of the embeddings, of each level if there are several.
         pool: As in `nearkin.models.Embedder`.
         normalize: Whether embeddings are put on the unit sphere before they are compared.
         image: How a picture becomes what the backbone sees.
+        levels: As in `nearkin.models.MultiLevelEmbedder`; None is a single head.
+        per_level_norm: Whether each level is put on the unit sphere before all of them together are.
     """
 
     backbone: str
@@ -44,6 +46,13 @@ class Architecture:
     pool: Pool
     normalize: bool
     image: Preprocessing
+    levels: tuple[str, ...] | None = None
+    per_level_norm: bool = False
+
+    @property
+    def width(self) -> int:
+        """Length of the embeddings, all levels together."""
+        return self.embedding_size * (len(self.levels) if self.levels else 1)
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Model:
         trained_classes: Names of the classes that it has learnt from or was chosen by; scores are for others.
     """
 
-    embedder: Embedder
+    embedder: AnyEmbedder
     architecture: Architecture
     trained_classes: list[str] = field(default_factory=list)
 
@@ -86,18 +95,39 @@ class Model:
     @torch.inference_mode()
     def run(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:
         """Embeddings of decoded batches, uint8 (n, 3, side, side) each."""
-        device = self.embedder.head.weight.device
+        device = next(self.embedder.parameters()).device
         training = self.embedder.training
         self.embedder.eval()
-        rows = [np.empty((0, self.architecture.embedding_size), dtype=np.float32)]
+        rows = [np.empty((0, self.architecture.width), dtype=np.float32)]
         for batch in batches:
             images = centre_crop(batch, self.architecture.image.size).to(device)
             embeddings = self.embedder(images)
+            if self.architecture.per_level_norm:
+                levels = embeddings.split(self.architecture.embedding_size, dim=1)
+                embeddings = torch.cat([F.normalize(level) for level in levels], dim=1)
             if self.architecture.normalize:
                 embeddings = F.normalize(embeddings)
             rows.append(embeddings.float().cpu().numpy())
         self.embedder.train(training)
         return np.concatenate(rows)
+
+    def of_levels(self, levels: Sequence[str], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The part of this model's embeddings (n, D) that some of its levels give, in the order named.
+
+        On the unit sphere if the whole is: what the levels alone, concatenated and normalised, would have been.
+
+        Raises:
+            InputError: The model has no such level, or a single head.
+        """
+        known = self.architecture.levels
+        if known is None:
+            raise InputError("levels are for models that were trained with several; this one has a single head")
+        for level in levels:
+            if level not in known:
+                raise InputError(f"the model has no level {level!r}; {nearest(level, known)}")
+        each = embeddings.reshape(len(embeddings), len(known), self.architecture.embedding_size)
+        part = torch.from_numpy(each[:, [known.index(level) for level in levels]]).flatten(1)
+        return np.asarray(F.normalize(part) if self.architecture.normalize else part)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json`, each whole or not at all."""
@@ -110,6 +140,15 @@ class Model:
         }
         write_file(folder / WEIGHTS, weights)
         write_file(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def create_embedder(
+    backbone: nn.Module, embedding_size: int, pool: Pool, levels: Sequence[str] | None, side: int
+) -> AnyEmbedder:
+    """A network with one head, or one with a head for each level, for pictures of this side."""
+    if levels is None:
+        return Embedder(backbone, embedding_size, pool)
+    return MultiLevelEmbedder(backbone, levels, embedding_size, side, pool)
 
 
 def load(run: str | Path) -> Model:
@@ -130,6 +169,8 @@ def load(run: str | Path) -> Model:
             pool=description["pool"],
             normalize=description["normalize"],
             image=Preprocessing(**description["image"]),
+            levels=tuple(description["levels"]) if description.get("levels") else None,
+            per_level_norm=description.get("per_level_norm", False),
         )
         expected, trained = description["sha256"], description["trained_classes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -138,7 +179,13 @@ def load(run: str | Path) -> Model:
         raise InputError(
             f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (another sha256); copy both from one run"
         )
-    embedder = Embedder(Backbone(architecture.backbone).build(), architecture.embedding_size, architecture.pool)
+    embedder = create_embedder(
+        Backbone(architecture.backbone).build(),
+        architecture.embedding_size,
+        architecture.pool,
+        architecture.levels,
+        architecture.image.size,
+    )
     embedder.load_state_dict(load_file(folder / WEIGHTS))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

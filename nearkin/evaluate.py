@@ -123,21 +123,27 @@ def embed_all(model: Model, pictures: Pictures) -> NDArray[np.float32]:
     return model.embed_pictures(pictures, np.arange(len(pictures)))
 
 
-def evaluate_run(run: Path, data: Data | None = None) -> dict[str, dict[str, Any]]:
+def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Score a finished run on unseen classes: of `data`, or of the pictures that it was trained with.
+
+    Args:
+        run: Its folder.
+        data: Where other pictures are.
+        levels: Of a run with several levels, those that are scored; all unless given.
 
     Returns:
         {"trained": scores, "protocol": how they were made}.
 
     Raises:
-        InputError: There is no such run, or the pictures cannot be used.
+        InputError: There is no such run or level, or the pictures cannot be used.
     """
     model = load(run)
     config = RunFolder(run).config()
     unseen = embed_unseen(model, data or Data.of(config["data"]))
+    embeddings = unseen.embeddings if levels is None else model.of_levels(levels, unseen.embeddings)
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
     return {
-        "trained": protocol.score(unseen.embeddings, labels),
+        "trained": protocol.score(embeddings, labels),
         "protocol": protocol.about(labels, unseen.images.classes),
     }
 

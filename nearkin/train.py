@@ -43,11 +43,12 @@ from nearkin.data import (
 )
 from nearkin.data.folder import count, names
 from nearkin.data.samplers import SeededBatchSampler
-from nearkin.embed import Architecture, Model, load
+from nearkin.embed import Architecture, Model, create_embedder, load
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
 from nearkin.losses import RankedListLoss
-from nearkin.models import Backbone, Embedder, freeze_batch_norm
+from nearkin.losses.per_level import PerLevelLoss
+from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm
 from nearkin.models.embedder import Pool
 from nearkin.progress import Bar, track
 from nearkin.run_folder import JsonLines, RunFolder
@@ -89,6 +90,8 @@ def train(
     backbone: Backbone = Backbone(),
     embedding_size: int = 128,
     pool: Pool = "avg",
+    levels: list[str] | None = None,
+    per_level_norm: bool = False,
     normalize: bool | None = None,
     loss: Callable[[], nn.Module] = RankedListLoss,
     sampler: Callable[..., SeededBatchSampler] = ClassBalancedSampler,
@@ -118,8 +121,12 @@ def train(
         image: How a picture becomes what the backbone sees.
         augment: What is varied in training.
         backbone: The network, and the weights it starts from.
-        embedding_size: Length of the embeddings.
+        embedding_size: Length of the embeddings, of each level if there are several.
         pool: How the backbone's feature map becomes one vector.
+        levels: Stages of the backbone that each get a head and a loss of their own; their embeddings are concatenated.
+            On bn_inception the ranked list paper has inception_3c, inception_4e and inception_5b. null is one head on
+            the last stage.
+        per_level_norm: Put each level on the unit sphere before they are concatenated at test time.
         normalize: Compare embeddings on the unit sphere; null does as the loss does.
         loss: A class of nearkin.losses, or the import path of any other module (embeddings, labels) -> scalar.
         sampler: Which pictures meet in a batch.
@@ -168,6 +175,8 @@ def train(
         raise InputError(f"warmup must be shorter than the run of {steps} steps, got {warmup}")
     if clip_gradient is not None and not clip_gradient > 0:
         raise InputError(f"clip_gradient is the largest norm of the gradient, above 0, got {clip_gradient}")
+    if per_level_norm and levels is None:
+        raise InputError("per_level_norm is for models with several levels; name them with --levels, or leave it out")
     listed, split = data.open(seed)
     # Losses with a parameter per class want the training classes numbered from 0 without gaps.
     number = np.full(len(listed.classes), -1)
@@ -180,9 +189,10 @@ def train(
         loggers = [journal, *further_loggers(logger or [], run, config)]
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
     torch.manual_seed(seed)
-    embedder = Embedder(backbone.build(), embedding_size, pool)
+    with blame(f"backbone, given pictures of image.size {image.size}"):
+        embedder = create_embedder(backbone.build(), embedding_size, pool, levels, image.size)
     with blame("loss"):
-        criterion = loss()
+        criterion = loss() if levels is None else PerLevelLoss(loss() for _ in levels)
     with blame("optimizer or schedule"):
         descent = optimizer(parameter_groups(embedder, criterion))
         if backbone.pretrained:
@@ -205,7 +215,9 @@ def train(
     if normalize is None:
         normalize = bool(getattr(criterion, "normalize", False))
     known = [images.classes[i] for i in np.union1d(split.train, split.validation)]
-    architecture = Architecture(backbone.name, embedding_size, pool, normalize, image)
+    architecture = Architecture(
+        backbone.name, embedding_size, pool, normalize, image, tuple(levels) if levels else None, per_level_norm
+    )
     model = Model(embedder, architecture, known)
 
     state: dict[str, Any] = {"embedder": embedder, "loss": criterion, "optimizer": descent, "schedule": rates}
@@ -228,7 +240,7 @@ def train(
         for position, indices, batch in feed(batches, pictures, train_set, steps - step):
             embedder.train()
             if frozen_batch_norm:
-                freeze_batch_norm(embedder)
+                freeze_batch_norm(embedder.backbone)
             torch.manual_seed(step_seed(seed, step))
             views = augment(batch.to(fabric.device), image.size, torch.default_generator)
             labels = torch.from_numpy(number[images.labels[indices]]).to(fabric.device)
@@ -283,8 +295,8 @@ def train(
     return run
 
 
-def parameter_groups(embedder: Embedder, criterion: nn.Module) -> list[dict[str, Any]]:
-    """The backbone's parameters, then those that no pretrained weights ever cover: the head's and the loss's own."""
+def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
+    """The backbone's parameters, then those that no pretrained weights ever cover: the heads' and the loss's own."""
     return [
         {"params": list(embedder.backbone.parameters())},
         {"params": [*embedder.head.parameters(), *criterion.parameters()]},
@@ -322,7 +334,7 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def rehearse(embedder: Embedder, criterion: nn.Module, size: int, labels: NDArray[np.int64]) -> None:
+def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDArray[np.int64]) -> None:
     """Send a blank picture through the network and a batch of noise through the loss: what does not fit shows here.
 
     Raises:
@@ -339,7 +351,7 @@ def rehearse(embedder: Embedder, criterion: nn.Module, size: int, labels: NDArra
 
 
 @torch.no_grad()
-def healthy(embedder: Embedder, views: Tensor) -> bool:
+def healthy(embedder: AnyEmbedder, views: Tensor) -> bool:
     """Whether all weights and statistics are finite, and so are the embeddings that they give."""
     if not all(tensor.isfinite().all() for tensor in embedder.state_dict().values()):
         return False

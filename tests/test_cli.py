@@ -123,6 +123,22 @@ def test_evaluate_on_other_pictures_takes_every_class_that_is_new(nearkin, train
     assert "trained on all 4 classes" in err
 
 
+def test_evaluate_scores_the_levels_that_are_named(nearkin, make_folder, tmp_path):
+    run = tmp_path / "run"
+    levels = ["--levels", "[block3, block4]"]
+    assert nearkin("train", "--data", make_folder([6] * 8), "--out", run, *SMALL, *levels)[0] == 0
+    scores = {}
+    for levels in ([], ["block3"], ["block4"], ["block3", "block4"]):
+        status, out, _ = nearkin("evaluate", run, "--json", *(["--levels", *levels] if levels else []))
+        assert status == 0
+        scores[tuple(levels)] = json.loads(out)
+    assert scores[()] == pytest.approx(RunFolder(run).result()["trained"])
+    assert scores[()] == pytest.approx(scores["block3", "block4"])
+    assert scores[("block3",)] != scores[("block4",)] != scores[()] != scores[("block3",)]
+    status, _, err = nearkin("evaluate", run, "--levels", "block2")
+    assert (status, err) == (2, "nearkin: the model has no level 'block2'; did you mean block4?\n")
+
+
 def test_help_and_print_config_need_no_pictures(nearkin):
     assert "nearkin COMMAND" in nearkin()[1]
     assert "nearkin COMMAND" in nearkin("--help")[1]

@@ -72,6 +72,18 @@ def test_short_forms_of_data_and_backbone():
     assert both["data"] == {"root": "/pictures", "name": None, "validation": 0.2}
 
 
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [("block2", ["block2"]), ("[block2, block4]", ["block2", "block4"]), ("null", None), ("[]", [])],
+)
+def test_levels_are_a_list(tmp_path, text, levels):
+    assert read("--levels", text)["levels"] == levels
+    (tmp_path / "c.yaml").write_text(f"levels: {text}\nlogger: [tensorboard, wandb]\n")
+    tree = read(str(tmp_path / "c.yaml"))
+    assert (tree["levels"], tree["logger"]) == (levels, ["tensorboard", "wandb"])
+    assert read(str(tmp_path / "c.yaml"), "--levels", "block1")["levels"] == ["block1"]
+
+
 def test_a_schedule_is_as_long_as_the_run_unless_told():
     options = ("--schedule", "CosineAnnealingLR", "--steps", "500", "--warmup", "50")
     assert read(*options)["schedule"]["init_args"]["T_max"] == 450
@@ -129,6 +141,8 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--image.fit", "stretch"], "^image.fit expects one of squash, crop, pad, got stretch$"),
         (["--image", "28"], r"image has keys of its own \(image.size, image.resize, image.fit\); got '28'"),
         (["--steps"], "--steps expects a value"),
+        (["--levels", "[block1"], r"levels: '\[block1' is not YAML"),
+        (["--levels", "3"], "levels expects list or null, got 3"),
         (["a.yaml", "b.yaml"], "at most one CONFIG.yaml, got a.yaml, b.yaml"),
         (["nowhere.yaml"], "no file nowhere.yaml"),
     ],

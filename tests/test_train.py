@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nearkin import config, embed
+from nearkin import config, embed, metrics
 from nearkin.checkpoint import load_checkpoint
 from nearkin.errors import InputError
+from nearkin.evaluate import evaluate_run
 from nearkin.losses import RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
 from nearkin.train import TrainingStopped, parameter_groups, train, with_warmup
@@ -104,8 +105,6 @@ def test_the_model_loads_and_gives_the_scored_embeddings(run):
     embeddings = model.embed(paths)
     assert embeddings.shape == (30, 8)
     assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
-    from nearkin import metrics
-
     scores = metrics.evaluate(embeddings, np.repeat(np.arange(5), 6))
     assert scores == pytest.approx(finished.result()["trained"])
 
@@ -213,6 +212,109 @@ def test_bfloat16_clipping_and_tensorboard(run):
     assert not same(weights(finished), weights(run("b", "--precision", "bf16-mixed")))
 
 
+LEVELS = ["--levels", "[block2, block4]"]
+
+
+def test_levels_are_scored_together_and_alone(run):
+    finished = run("a", *LEVELS)
+    model = embed.load(finished.path)
+    assert model.architecture.levels == ("block2", "block4")
+    paths = sorted(run.root.glob("class-0[5-9]/*.png"))
+    whole = model.embed(paths)
+    assert whole.shape == (30, 2 * 8)
+    assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    labels = np.repeat(np.arange(5), 6)
+    assert metrics.evaluate(whole, labels) == pytest.approx(finished.result()["trained"])
+
+    images = torch.stack([torch.from_numpy(model.architecture.image.decode(path)) for path in paths])
+    with torch.no_grad():
+        raw = model.embedder(images.permute(0, 3, 1, 2)).numpy()
+    assert np.allclose(whole, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+    for levels, columns in ((["block2"], slice(8)), (["block4"], slice(8, None)), (["block2", "block4"], slice(None))):
+        part = raw[:, columns] / np.linalg.norm(raw[:, columns], axis=1, keepdims=True)
+        assert np.allclose(model.of_levels(levels, whole), part, atol=1e-5)
+        assert evaluate_run(finished.path, levels=levels)["trained"] == pytest.approx(metrics.evaluate(part, labels))
+    swapped = model.of_levels(["block4", "block2"], whole)
+    assert np.allclose(swapped, np.roll(whole, 8, axis=1), atol=1e-6)
+    with pytest.raises(InputError, match=r"no level 'block3'; did you mean block[24]\?"):
+        evaluate_run(finished.path, levels=["block3"])
+
+
+def test_each_level_can_be_normalised_first(run):
+    finished = run("a", *LEVELS, "--per_level_norm", "true")
+    model = embed.load(finished.path)
+    whole = model.embed(sorted(run.root.glob("class-0[5-9]/*.png")))
+    for columns in (slice(8), slice(8, None)):
+        assert np.allclose(np.linalg.norm(whole[:, columns], axis=1), 0.5**0.5, atol=1e-6)
+    unequal = np.linalg.norm(embed.load(run("b", *LEVELS).path).embed([*run.root.glob("*/00.png")])[:, :8], axis=1)
+    assert not np.allclose(unequal, 0.5**0.5, atol=1e-2)
+
+
+def test_raw_levels_stay_raw(run):
+    finished = run("a", *LEVELS, "--loss", "NPairLoss")
+    model = embed.load(finished.path)
+    whole = model.embed(sorted(run.root.glob("class-0[5-9]/*.png")))
+    assert not np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-2)
+    assert np.array_equal(model.of_levels(["block4"], whole), whole[:, 8:])
+
+
+class Scaled(nn.Module):
+    """Ranked list loss times a number that is learnt, and that starts anew in each instance."""
+
+    started = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Scaled.started += 1
+        self.loss, self.scale = RankedListLoss(), nn.Parameter(torch.tensor(float(Scaled.started)))
+
+    def forward(self, embeddings, labels):
+        return self.scale * self.loss(embeddings, labels)
+
+
+def test_each_level_has_a_loss_of_its_own(run, monkeypatch):
+    monkeypatch.setattr(Scaled, "started", 0)
+    options = ["--loss", f"{__name__}.Scaled", "--optimizer", "SGD", "--optimizer.lr", "0.01"]
+    finished = run("a", *LEVELS, *options, "--steps", "1")
+    scales = load_checkpoint(finished.checkpoint)["loss"]
+    moved = [scales[f"losses.{level}.scale"].item() - (level + 1) for level in range(2)]
+    assert all(step < 0 for step in moved)
+    assert moved[0] != moved[1]
+    assert finished.history()[0]["loss"] == pytest.approx(-100 * (moved[0] + 2 * moved[1]), rel=1e-4)
+
+
+def test_levels_resume_to_the_same_weights(run, trouble):
+    whole = run("whole", *LEVELS, *trouble(None))
+    arguments = trouble("interrupt")
+    with pytest.raises(
+        TrainingStopped, match="stopped after step 4 of 12"
+    ):  # two levels: the loss is asked twice a step
+        run("stopped", *LEVELS, *arguments)
+    resumed = run("stopped", *LEVELS, *arguments, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert whole.result() == resumed.result()
+
+
+def test_frozen_batch_norm_is_the_backbones(run):
+    finished = run("a", *LEVELS, "--frozen_batch_norm", "true")
+    means = {key: value for key, value in weights(finished).items() if key.endswith("running_mean")}
+    assert {key.partition(".")[0] for key, value in means.items() if value.any()} == {"head"}
+    assert {key.partition(".")[0] for key, value in means.items() if not value.any()} == {"backbone"}
+
+
+def test_runs_from_before_there_were_levels_load(run):
+    finished = run("a")
+    before = embed.load(finished.path).embed([run.root / "class-09" / "00.png"])
+    file = finished.path / "model.json"
+    description = json.loads(file.read_text())
+    del description["levels"], description["per_level_norm"]
+    file.write_text(json.dumps(description))
+    model = embed.load(finished.path)
+    assert np.array_equal(model.embed([run.root / "class-09" / "00.png"]), before)
+    with pytest.raises(InputError, match="this one has a single head"):
+        evaluate_run(finished.path, levels=["block4"])
+
+
 @pytest.mark.parametrize("sampler", ["NPairSampler", "DisjointTripletSampler"])
 def test_other_batches_with_the_losses_they_are_for(run, sampler):
     loss = {
@@ -259,6 +361,11 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--backbone", "convnett"], "unknown backbone 'convnett'; did you mean convnet?"),
         (["--backbone", "timm:resnet81"], "did you mean timm:resnet18"),
         (["--backbone.weights", "nowhere.pt"], "no file nowhere.pt"),
+        (["--backbone", "bn_inception"], r"given pictures of image.size 16: bn_inception takes sides .* got 16"),
+        (["--levels", "block5"], "no stage 'block5'; did you mean block4"),
+        (["--levels", "[block4, block4]"], "each once, got block4, block4"),
+        (["--levels", "[]"], "each once, got none"),
+        (["--per_level_norm", "true"], "per_level_norm is for models with several levels"),
         (["--accelerator", "gpux"], "accelerator, precision or logger"),
         (["--data.validation", "0.1"], "holds out"),
         (["--warmup", "12"], "warmup must be shorter than the run of 12 steps, got 12"),

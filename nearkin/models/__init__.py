@@ -7,7 +7,10 @@ from nearkin.models.embedder import Embedder
 from nearkin.models.modes import evaluating, freeze_batch_norm
 from nearkin.models.multi_level import MultiLevelEmbedder
 
+AnyEmbedder = Embedder | MultiLevelEmbedder
+
 __all__ = [
+    "AnyEmbedder",
     "BNInception",
     "Backbone",
     "ConvNet",

@@ -1,5 +1,7 @@
 """Files of weights as others publish them, with random numbers in them."""
 
+import urllib.request
+
 import pytest
 import torch
 
@@ -97,4 +99,6 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch" / "hub" / "checkpoints"
+    urllib.request.install_opener(None)  # urllib keeps the proxies that it saw at its first request
+    yield tmp_path / "torch" / "hub" / "checkpoints"
+    urllib.request.install_opener(None)
