@@ -82,6 +82,16 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, kind):
         Backbone("convnet", "nowhere.pt").build()
 
 
+def test_what_is_no_tensor_is_passed_over(tmp_path):
+    tensors = ConvNet().state_dict()
+    torch.save({**tensors, "epoch": 3}, tmp_path / "weights.pt")
+    built = Backbone("convnet", str(tmp_path / "weights.pt")).build()
+    assert all(torch.equal(value, tensors[key]) for key, value in built.state_dict().items())
+    torch.save({**tensors, "blocks.0.weight": 3}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"1 missing \(blocks.0.weight\);"):
+        Backbone("convnet", str(tmp_path / "weights.pt")).build()
+
+
 class Opener:
     def __reduce__(self):
         return (open, ("/tmp/nearkin-was-here", "w"))

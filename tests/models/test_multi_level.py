@@ -117,6 +117,18 @@ def test_every_backbone_learns_at_every_level(name, levels, side):
         assert any(p.grad is not None and p.grad.any() for p in backbone.parameters())
 
 
+def test_it_compiles_whole_and_runs_in_bfloat16():
+    embedder = MultiLevelEmbedder(BNInception(), RLL, 16, 32).eval()
+    images = pictures(2, 32)
+    with torch.no_grad():
+        expected = embedder(images)
+        torch.testing.assert_close(torch.compile(embedder, backend="eager", fullgraph=True)(images), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = embedder(images)
+    assert low.dtype == torch.bfloat16
+    assert (low - expected).norm() < 0.05 * expected.norm()
+
+
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
