@@ -252,7 +252,7 @@ def train(
             descent.zero_grad()
             fabric.backward(value)
             if clip_gradient is not None:
-                fabric.clip_gradients(network, descent, max_norm=clip_gradient)
+                nn.utils.clip_grad_norm_([*embedder.parameters(), *criterion.parameters()], clip_gradient)
             descent.step()
             rates.step()
 
@@ -388,8 +388,9 @@ def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:
         good = f"the last good checkpoint is {run.checkpoint} (step {load_checkpoint(run.checkpoint)['step']})"
     else:
         good = f"no checkpoint had been written to {run.path} yet"
+    loss = criterion.losses[0] if isinstance(criterion, PerLevelLoss) else criterion
     return (
-        f"{type(criterion).__name__} became NaN or infinite at step {step}; {good}; "
+        f"{type(loss).__name__} became NaN or infinite at step {step}; {good}; "
         "use a lower learning rate (--optimizer.lr) or --clip_gradient"
     )
 

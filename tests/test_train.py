@@ -375,7 +375,7 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--protocol.ks", "[0]"], r"protocol.ks expects .* at least 1, got \[0\]"),
         (["--protocol.kmeans_restarts", "0"], "protocol.kmeans_restarts must be at least 1, got 0"),
         (["--loss", "NPairLoss", "--loss.form", "mc"], "loss, given a batch of the sampler: .*exactly 2 samples"),
-        (["--loss", "TripletLoss", "--loss.disjoint", "true"], "loss, given a batch of the sampler: disjoint=True"),
+        (["--loss", "TripletLoss", "--loss.disjoint", "true"], "loss, given a batch of the sampler: disjoint triplets"),
         (["--image.size", "4"], "backbone, given pictures of image.size 4: "),
         (["--backbone", "timm:vit_tiny_patch16_224"], "backbone, given pictures of image.size 16: .*224"),
     ],
