@@ -136,8 +136,6 @@ def _refine(medoids: Integers, d: Floats, far: Floats, agreement: "_Agreement", 
         within = (d * (cluster[:, None] == cluster)).sum(axis=1)
         for position in range(len(medoids)):
             candidates = np.flatnonzero(cluster == position)  # (M,)
-            if len(candidates) == 1:
-                continue
             others = far[medoids]
             others[position] = np.inf
             wins = far[candidates] < others.min(axis=0)  # (M, N)

@@ -65,12 +65,11 @@ def spectral_clustering(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     membership = F.one_hot(classes).double()
     membership /= membership.sum(dim=0).sqrt()  # J (N, C)
 
-    q, r = torch.linalg.qr(x.double())
-    u, singular, vh = torch.linalg.svd(r, full_matrices=False)
+    u, singular, vh = torch.linalg.svd(x.double(), full_matrices=False)
     rank = int((singular > max(x.shape) * torch.finfo(x.dtype).eps * singular[0]).sum())
-    basis = q @ u[:, :rank]  # (N, R)
-    spanned = basis.T @ membership  # Qᵀ J (R, C)
-    residual = membership - basis @ spanned  # (I - X X⁺) J
+    basis = u[:, :rank]  # Q (N, R)
+    spanned = basis.T @ membership  # (R, C)
+    residual = membership - basis @ spanned  # (I - X X⁺) J (N, C)
     if rank == len(x):
         residual.zero_()  # but for rounding
     regression = vh[:rank].T @ (spanned / singular[:rank, None])  # X⁺ J (D, C)

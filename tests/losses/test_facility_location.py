@@ -99,6 +99,17 @@ def groups(seed, n, classes, dim, spread):
     return centers[y] + spread * torch.randn(n, dim, dtype=torch.float64, generator=generator), y
 
 
+def points(dtype=torch.float32, n=12, dim=6):
+    return torch.randn(n, dim, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def value_and_gradient(loss, x, y):
+    x = x.detach().clone().requires_grad_()
+    value = loss(x, y)
+    value.backward()
+    return value.detach(), x.grad
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 20.0])
 def test_matches_a_search_one_grouping_at_a_time(batch, agrees, gamma, normalize):
@@ -152,14 +163,15 @@ def test_two_pairs_across_two_classes():
     torch.testing.assert_close(x.grad, torch.tensor([[0.0], [-2.0], [2.0], [0.0]]))
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1e3])
 def test_classes_far_apart_cost_exactly_nothing(gamma):
-    x, y = groups(0, n=24, classes=6, dim=5, spread=1e-3)
-    x = x.requires_grad_()
-    value = FacilityLocationLoss(gamma, normalize=False)(1e4 * x, y)
-    value.backward()
-    assert value == 0
-    assert x.grad.eq(0).all()
+    for seed in range(40):
+        centers, order = groups(seed, n=10, classes=10, dim=5, spread=1e4)
+        y = torch.arange(1, 10).repeat_interleave(torch.arange(1, 10))  # sizes 1 to 9
+        x, y = centers[y] + points(torch.float64, 45, 5), order[y]
+        value, gradient = value_and_gradient(FacilityLocationLoss(gamma, normalize=False), x, y)
+        assert value == 0
+        assert gradient.eq(0).all()
 
 
 def test_a_medoid_belongs_to_itself_even_where_another_lies_on_it():
@@ -176,17 +188,6 @@ def test_ties_between_the_ends_of_a_pair_do_not_depend_on_the_order(seed):
         permuted, permuted_gradient = value_and_gradient(loss, x[order], (100 - 7 * y)[order])
         torch.testing.assert_close(permuted, value)
         torch.testing.assert_close(permuted_gradient, gradient[order])
-
-
-def points(dtype=torch.float32, n=12):
-    return torch.randn(n, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
-
-
-def value_and_gradient(loss, x, y):
-    x = x.detach().clone().requires_grad_()
-    value = loss(x, y)
-    value.backward()
-    return value.detach(), x.grad
 
 
 def test_float32_differs_by_its_rounding_alone():

@@ -103,6 +103,18 @@ def test_the_rounding_of_float32_adds_no_rank():
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=0, atol=1e-5 * float(exact_gradient.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rank_counts_singular_values_above_the_cutoff(dtype):
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=dtype)
+    x = torch.kron(torch.kron(signs, signs), torch.kron(signs, signs))[:, 1:4]  # 16 by 3, orthogonal
+    eps = torch.finfo(dtype).eps
+    y = (x[:, 2] > 0).long() + 2 * (x[:, 0] > 0).long()
+    kept, dropped = (x * torch.tensor([1.0, 1.0, scale * 16 * eps], dtype=dtype) for scale in (2.0, 0.5))
+    torch.testing.assert_close(SpectralClusteringLoss()(kept, y), SpectralClusteringLoss()(x, y))
+    torch.testing.assert_close(SpectralClusteringLoss()(dropped, y), SpectralClusteringLoss()(x[:, :2], y))
+    assert SpectralClusteringLoss()(x[:, :2], y) > SpectralClusteringLoss()(x, y) + 0.5
+
+
 def test_the_gradient_has_the_closed_form():
     x, y = points(torch.float64, 30, 4), torch.arange(30) % 7
     indicator = torch.nn.functional.one_hot(y).double()
