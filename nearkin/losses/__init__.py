@@ -6,6 +6,7 @@ from nearkin.losses.contrastive import ContrastiveLoss
 from nearkin.losses.daml import DAMLLoss
 from nearkin.losses.damlrrm import DAMLRRMLoss
 from nearkin.losses.ddml import DDMLLoss
+from nearkin.losses.facility_location import FacilityLocationLoss
 from nearkin.losses.lifted_structure import LiftedStructureLoss
 from nearkin.losses.margin import MarginLoss
 from nearkin.losses.npair import NPairLoss
@@ -13,6 +14,7 @@ from nearkin.losses.npair_angular import NPairAngularLoss
 from nearkin.losses.proxy_nca import ProxyNCALoss
 from nearkin.losses.ranked_list import RankedListLoss
 from nearkin.losses.semihard import SemihardTripletLoss
+from nearkin.losses.spectral_clustering import SpectralClusteringLoss
 from nearkin.losses.triplet import TripletLoss
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "DAMLLoss",
     "DAMLRRMLoss",
     "DDMLLoss",
+    "FacilityLocationLoss",
     "LiftedStructureLoss",
     "MarginLoss",
     "NPairAngularLoss",
@@ -29,5 +32,6 @@ __all__ = [
     "ProxyNCALoss",
     "RankedListLoss",
     "SemihardTripletLoss",
+    "SpectralClusteringLoss",
     "TripletLoss",
 ]

@@ -201,7 +201,7 @@ def methods(paper: str, data_set: str) -> Iterator[tuple[str, str, Tree, tuple[T
         yield "Lifted", "lifted_structure", made("LiftedStructureLoss"), pairs(120), quoted
         yield "N-pair", "npair", made("NPairLoss"), pairs(120), quoted
         yield "Angular", "angular", made("AngularLoss", alpha=angle, normalize=False), pairs(120), quoted
-        yield "AML", "daml", made("DAMLLoss"), triplets(120), quoted
+        yield "AML", "daml", made("DAMLLoss", pretraining=8_000), triplets(120), quoted
         yield (
             "DAMLRRM",
             "damlrrm",

@@ -28,6 +28,8 @@ LOSSES = {
     "ranked list": losses.RankedListLoss(),
     "ranked list, symmetric": losses.RankedListLoss(symmetric=True),
     "lifted structure": losses.LiftedStructureLoss(),
+    "facility location": losses.FacilityLocationLoss(),
+    "spectral clustering": losses.SpectralClusteringLoss(),
     "DAMLRRM": losses.DAMLRRMLoss(alpha=3.0),
     "DAMLRRM, neat": losses.DAMLRRMLoss(alpha=3.0, positives="all", streams="neat"),
     "DAMLRRM, shuffled": losses.DAMLRRMLoss(alpha=1.2, streams="shuffled", normalize=True),
