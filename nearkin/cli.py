@@ -4,7 +4,9 @@ import argparse
 import errno
 import json
 import logging
+import shlex
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,7 +23,10 @@ COMMANDS = {
     "evaluate": "every metric of a run on unseen classes",
     "report": "one self-contained HTML page about a run",
     "data": "get or check a data set of the papers: cub200, cars196, sop",
+    "compare": "configurations x seeds -> one table with intervals, and one page",
 }
+
+SWITCHES = ("--resume", "--overwrite", "--print_config")  # of nearkin train: they take no value
 
 FREE = "free some space and run the command again; a training goes on with --resume"
 ALLOW = "make it accessible, or name another"
@@ -63,7 +68,8 @@ def dispatch(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
-    {"demo": demo, "train": train, "evaluate": evaluate, "report": report, "data": data}[command](rest)
+    run = {"demo": demo, "train": train, "evaluate": evaluate, "report": report, "data": data, "compare": compare}
+    run[command](rest)
 
 
 def train(arguments: list[str]) -> None:
@@ -152,6 +158,63 @@ def data(arguments: list[str]) -> None:
             ) from error
     chosen.open(root)
     print(f"{chosen.title} in {root}: {chosen.counts}, all there")
+
+
+def compare(arguments: list[str]) -> None:
+    parser = Parser("compare", "Configurations x seeds -> one table with intervals, and one page.")
+    parser.usage = "nearkin compare CONFIG... [options] [--key value of nearkin train, laid over every CONFIG]"
+    parser.add_argument("files", type=Path, nargs="+", metavar="CONFIG", help="one method each, named as its file is")
+    parser.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="runs of each, seeds 0 to N - 1 (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="folder (%(default)s)")
+    parser.add_argument("--baseline", metavar="NAME", help="method that the others are set against; the first")
+    parser.add_argument(
+        "--folds", type=int, metavar="K", help="score on training classes: train without one of K parts, each in turn"
+    )
+    parser.add_argument(
+        "--trials", type=int, metavar="T", help="search T hyper-parameters for each method, on training classes only"
+    )
+    parser.add_argument(
+        "--show", nargs=2, metavar=("A", "B"), help="methods side by side; the baseline and the best other"
+    )
+    own, overrides = split_options(arguments, {"seeds": 1, "out": 1, "baseline": 1, "folds": 1, "trials": 1, "show": 2})
+    options = parser.parse_intermixed_args(own)  # configurations may stand before, between and behind the options
+
+    from nearkin.compare import Request
+    from nearkin.compare import compare as start
+
+    out = options.out.expanduser().resolve()
+    show = tuple(options.show) if options.show else None
+    request = Request(
+        options.files, overrides, out, options.seeds, options.baseline, options.folds, options.trials, show
+    )
+    try:
+        comparison = start(request)
+    except KeyboardInterrupt:
+        fail(f"stopped; what is finished stays, the rest goes on with: nearkin compare {shlex.join(arguments)}", 1)
+    print((out / "comparison.md").read_text(), end="")
+    print(f"comparison: {out / 'comparison.html'}")
+    failed = comparison.failed
+    if failed:
+        runs = f"{len(failed)} of {len(comparison.runs)} runs failed"
+        fail(f"{runs}, the first is {failed[0].title}: {failed[0].failure}", 1)
+
+
+def split_options(arguments: list[str], own: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Divide a command line: what is no option and the options of these names, each with so many values; all others."""
+    ours: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name in own or argument == "--help":
+            ours.append(argument)
+            ours += islice(rest, own.get(name, 0) if argument.startswith("--") and not equals else 0)
+        else:
+            others.append(argument)
+            others += islice(rest, 0 if equals or argument in SWITCHES else 1)
+    return ours, others
 
 
 def demo(arguments: list[str]) -> None:

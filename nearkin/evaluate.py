@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearkin import metrics
-from nearkin.data import Data, Pictures, read_all
+from nearkin.data import ClassSplit, Data, Pictures, read_all
 from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
@@ -26,12 +26,26 @@ class Protocol:
         kmeans_restarts: Runs of k-means, the best of which is scored by NMI and F1.
         kmeans_init: How each run starts: `k-means++`, or the single `random` start of the papers' code.
         kmeans_seed: Seed of those starts.
+        classes: Whose pictures: those of the `test` classes, or of the training classes that `data.validation` held
+            out (`validation`): to choose a method or its arguments by. A held-out class then chooses no checkpoint,
+            and no test picture is read.
     """
 
     ks: tuple[int, ...] = (1, 2, 4, 8)
     kmeans_restarts: int = 1
     kmeans_init: Literal["k-means++", "random"] = "k-means++"
     kmeans_seed: int = 0
+    classes: Literal["test", "validation"] = "test"
+
+    def scored(self, split: ClassSplit) -> NDArray[np.int64]:
+        """The classes that are scored.
+
+        Raises:
+            InputError: The training classes are to be scored that are held out, and none are.
+        """
+        if self.classes == "validation" and not len(split.validation):
+            raise InputError("protocol.classes validation needs training classes held out: add --data.validation 0.25")
+        return split.validation if self.classes == "validation" else split.test
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
@@ -61,7 +75,7 @@ class Protocol:
             **asdict(self),
             "test_classes": len(present),
             "test_images": len(labels),
-            "classes": [classes[c] for c in present],
+            "scored": [classes[c] for c in present],
         }
 
 
@@ -87,7 +101,7 @@ def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None
         InputError: The pictures cannot be used, or hold no unseen class.
     """
     found, split = data.read()
-    candidates = np.arange(len(found.classes)) if split is None else split.test
+    candidates = np.arange(len(found.classes)) if split is None or classes is not None else split.test
     if not len(candidates):
         raise InputError(
             f"{data.root} puts no class into its split test, and scores are for those; name other pictures"
@@ -139,7 +153,7 @@ def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | No
     """
     model = load(run)
     config = RunFolder(run).config()
-    unseen = embed_unseen(model, data or Data.of(config["data"]))
+    unseen = embed_unseen(model, data or Data.of(config["data"]), None if data else scored_classes(RunFolder(run)))
     embeddings = unseen.embeddings if levels is None else model.of_levels(levels, unseen.embeddings)
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
     return {
@@ -148,12 +162,18 @@ def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | No
     }
 
 
+def scored_classes(run: RunFolder) -> set[str]:
+    """Names of the classes whose pictures gave a finished run its scores."""
+    return set(run.result()["protocol"]["scored"])
+
+
 def describe(result: dict[str, dict[str, Any]]) -> str:
     """The scores of a run for a terminal, and how they came about."""
     how = result["protocol"]
     return "\n".join(
         [
-            f"{how['test_images']:,} pictures of {how['test_classes']:,} unseen classes, in %",
+            f"{how['test_images']:,} pictures of {how['test_classes']:,} "
+            f"{'held-out training classes' if how.get('classes') == 'validation' else 'unseen classes'}, in %",
             table({name: result[name] for name in ("untrained", "trained") if name in result}),
             f"k-means for NMI and F1: {how['kmeans_init']} start, {how['kmeans_restarts']} run(s), "
             f"seed {how['kmeans_seed']}",

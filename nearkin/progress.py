@@ -61,8 +61,8 @@ class Bar:
             self.live.update(self.task, completed=self.done, rate=f"{rate:,.0f}/s", note=note)
         elif now - self.said >= SECONDS_BETWEEN_LINES:
             self.said = now
-            left = (self.total - self.done) / max(rate, 1e-9)
-            line = f"{self.what} {self.done:,}/{self.total:,}, {rate:,.1f}/s, {left:,.0f} s left"
+            left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else "time left unknown"
+            line = f"{self.what} {self.done:,}/{self.total:,}, {rate:,.1f}/s, {left}"
             print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,15 +13,15 @@ from numpy.typing import NDArray
 from nearkin.data import Data
 from nearkin.data.folder import count
 from nearkin.embed import load
-from nearkin.evaluate import embed_unseen
+from nearkin.evaluate import embed_unseen, scored_classes
 from nearkin.files import write_file
 from nearkin.metrics.inputs import as_embeddings, as_labels
 from nearkin.plots import words
+from nearkin.plots.album import album
 from nearkin.plots.curves import charts
 from nearkin.plots.embedding_map import embedding_map, map_sample
 from nearkin.plots.neighbours import Neighbours, best_first, confused_pairs, find_neighbours, one_per_class
 from nearkin.plots.page import page, plain
-from nearkin.plots.thumbnails import pictures, sprites
 from nearkin.run_folder import RunFolder
 
 log = logging.getLogger("nearkin")
@@ -47,12 +46,12 @@ def write_report(folder: Path, data: Data | None = None) -> Path:
     """
     run = RunFolder(folder)
     result, config = run.result(), run.config()
-    scored = result["protocol"]
-    unseen = embed_unseen(load(folder), data or Data.of(config["data"]), classes=set(scored["classes"]))
-    if len(unseen.images.paths) != scored["test_images"]:
+    unseen = embed_unseen(load(folder), data or Data.of(config["data"]), scored_classes(run))
+    scored = result["protocol"]["test_images"]
+    if len(unseen.images.paths) != scored:
         log.warning(
             "the run was scored on %s of these classes; the page shows the %s that are there now",
-            count(scored["test_images"], "picture"),
+            count(scored, "picture"),
             f"{len(unseen.images.paths):,}",
         )
     page = report_page(
@@ -111,13 +110,10 @@ def report_page(
     on_map = map_sample(labels, MAP_POINTS, seed)
     layout = embedding_map(embeddings[on_map], seed)
 
-    # Pictures are small on the map, large in rows and pairs. The page numbers those that it holds from 0.
     queries = [query for section in sections for query in section.queries]
     queries += [query for pair in confused for query in pair.queries]
-    large = np.unique([i for query in queries for i in (query, *neighbours.indices[query])])
-    held = np.union1d(on_map, large)
-    number = np.zeros(len(labels), dtype=np.int64)
-    number[held] = np.arange(len(held))
+    held = album(paths, labels, on_map, (i for query in queries for i in (query, *neighbours.indices[query])))
+    number = held.number
 
     scores = words.scores(result)
     right = labels[neighbours.indices[:, :1]] == labels[:, None]  # (n, 1), or (1, 0) of a single picture
@@ -132,17 +128,13 @@ def report_page(
             "sizes": np.bincount(labels, minlength=len(classes)).tolist(),
             "right": np.bincount(labels[right.any(axis=1)], minlength=len(classes)).tolist(),
         },
-        "pictures": {
-            "paths": _below_their_folder([paths[i] for i in held]),
-            "classes": labels[held].tolist(),
-            "large": dict(zip(number[large].tolist(), pictures([paths[i] for i in large]), strict=True)),
-        },
+        "pictures": held.pictures,
         "map": {
             "note": words.map_note(on_map, labels),
             "pictures": number[on_map].tolist(),
             "x": layout[:, 0].round(4).tolist(),
             "y": layout[:, 1].round(4).tolist(),
-            "sprites": asdict(sprites([paths[i] for i in on_map])),
+            "sprites": held.sprites,
         },
         "sections": [
             {
@@ -210,12 +202,3 @@ def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(holder, dict) and isinstance(holder.get(key), str | Path):
             holder[key] = Path(holder[key]).name
     return named
-
-
-def _below_their_folder(paths: Sequence[Path]) -> list[str]:
-    """Shorten paths by the folder they share, for the same reason."""
-    try:
-        shared = os.path.commonpath([path.parent for path in paths])
-    except ValueError:  # absolute and relative ones, or two drives
-        return [path.as_posix() for path in paths]
-    return [Path(os.path.relpath(path, shared)).as_posix() for path in paths]

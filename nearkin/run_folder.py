@@ -25,6 +25,7 @@ FILES = (
     "model.json",
     "last.ckpt",
     "report.html",
+    "failed.txt",
 )
 
 
@@ -45,6 +46,11 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def failure(self) -> Path:
+        """Why a run of a comparison came to nothing, where it did."""
+        return self.path / "failed.txt"
 
     def exists(self) -> bool:
         """Whether a run was begun here."""
@@ -122,16 +128,19 @@ class RunFolder:
         """
         if not self.exists():
             raise InputError(f"--resume expects a run in {self.path}, but there is none; leave --resume out")
-        begun = flat(self.config())
-        now = flat(config)
+        changed = self.changed(config)
+        if changed:
+            key, begun, now = changed
+            raise InputError(
+                f"--resume expects the configuration that {self.path} was begun with: {key} was {begun}, is {now}; "
+                f"go on with: nearkin train {self.path / 'config.yaml'} --resume"
+            )
+
+    def changed(self, config: dict[str, Any]) -> tuple[str, Any, Any] | None:
+        """The first key in which the run that was begun here differs, its value then and now; None where none does."""
+        begun, now = flat(self.config()), flat(config)
         keys = sorted((begun.keys() | now.keys()) - {"out"})  # a run's folder may have been moved
-        for key in keys:
-            if begun.get(key) != now.get(key):
-                raise InputError(
-                    f"--resume expects the configuration that {self.path} was begun with: {key} was "
-                    f"{begun.get(key)}, is {now.get(key)}; go on with: "
-                    f"nearkin train {self.path / 'config.yaml'} --resume"
-                )
+        return next(((key, begun.get(key), now.get(key)) for key in keys if begun.get(key) != now.get(key)), None)
 
     def config(self) -> dict[str, Any]:
         """What the run was begun with.

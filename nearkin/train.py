@@ -52,6 +52,7 @@ from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm
 from nearkin.models.embedder import Pool
 from nearkin.progress import Bar, track
 from nearkin.run_folder import JsonLines, RunFolder
+from nearkin.training_record import TrainingRecord
 
 log = logging.getLogger("nearkin")
 
@@ -67,6 +68,10 @@ class TrainingStopped(RuntimeError):  # noqa: N818
 
 
 P = ParamSpec("P")
+
+
+class Diverged(TrainingStopped):
+    """The loss or the weights became NaN or infinite: the same configuration will do so again."""
 
 
 def alone(function: Callable[P, RunFolder]) -> Callable[P, RunFolder]:
@@ -152,7 +157,7 @@ def train(
 
     Raises:
         InputError: The data, or a combination of arguments, cannot be used; nothing was written.
-        TrainingStopped: The loss became NaN, or the user pressed Ctrl-C.
+        TrainingStopped: The loss became NaN (`Diverged`), or the user pressed Ctrl-C.
     """
     run = RunFolder(out)
     if resume:
@@ -178,6 +183,7 @@ def train(
     if per_level_norm and levels is None:
         raise InputError("per_level_norm is for models with several levels; name them with --levels, or leave it out")
     listed, split = data.open(seed)
+    scored = protocol.scored(split)
     # Losses with a parameter per class want the training classes numbered from 0 without gaps.
     number = np.full(len(listed.classes), -1)
     number[split.train] = np.arange(len(split.train))
@@ -200,10 +206,14 @@ def train(
         rates = with_warmup(descent, schedule, warmup)
     rehearse(embedder, criterion, image.size, some_labels)
 
+    if protocol.classes == "validation":  # the test classes are not even looked at
+        listed = listed.only(np.union1d(split.train, split.validation))
     images, pictures = read_all(listed, image, lambda results: track(results, "reading pictures", len(listed.paths)))
     report_singles(images, split)
-    train_set, validation_set, test_set = map(images.of_classes, (split.train, split.validation, split.test))
-    for what, chosen in (("training", train_set), ("test", test_set)):
+    # A held-out class either chooses the checkpoint or scores it.
+    choosing = split.validation if protocol.classes == "test" else split.validation[:0]
+    train_set, validation_set, scored_set = map(images.of_classes, (split.train, choosing, scored))
+    for what, chosen in (("training", train_set), (protocol.classes, scored_set)):
         if len(chosen) < 2:
             raise InputError(f"expected at least 2 readable pictures of {what} classes, found {len(chosen)}; add some")
     with blame("sampler"):
@@ -214,13 +224,15 @@ def train(
     criterion.to(fabric.device)
     if normalize is None:
         normalize = bool(getattr(criterion, "normalize", False))
-    known = [images.classes[i] for i in np.union1d(split.train, split.validation)]
+    known = [images.classes[i] for i in np.union1d(split.train, choosing)]
     architecture = Architecture(
         backbone.name, embedding_size, pool, normalize, image, tuple(levels) if levels else None, per_level_norm
     )
     model = Model(embedder, architecture, known)
 
+    record = TrainingRecord(embedder, fabric.device)
     state: dict[str, Any] = {"embedder": embedder, "loss": criterion, "optimizer": descent, "schedule": rates}
+    state["record"] = record
     if resume and run.checkpoint.exists():
         progress = load_checkpoint(run.checkpoint)
         for key, part in state.items():
@@ -228,7 +240,7 @@ def train(
         batches.load_state_dict(progress["sampler"])
         step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
     else:
-        untrained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
+        untrained = protocol.score(model.embed_pictures(pictures, scored_set), images.labels[scored_set])
         step, seconds, best = 0, 0.0, None
     if not resume:
         run.start(config)
@@ -248,7 +260,7 @@ def train(
             embeddings = network(views)
             value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()
             if not value.isfinite():
-                raise TrainingStopped(diverged(run, step + 1, criterion))
+                raise Diverged(diverged(run, step + 1, criterion))
             descent.zero_grad()
             fabric.backward(value)
             if clip_gradient is not None:
@@ -256,6 +268,7 @@ def train(
             descent.step()
             rates.step()
 
+            record.count(indices)
             step += 1
             seconds = time.monotonic() - started
             last = step == steps
@@ -266,7 +279,7 @@ def train(
             validates = bool(len(validation_set)) and (step % validate_every == 0 or last)
             saves = last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes
             if (validates or saves) and not healthy(embedder, views):
-                raise TrainingStopped(diverged(run, step, criterion))
+                raise Diverged(diverged(run, step, criterion))
             if validates:
                 scores = validate(model, pictures, validation_set, images.labels)
                 fabric.log_dict({f"validation/{key}": score for key, score in scores.items()}, step)
@@ -287,9 +300,10 @@ def train(
         model.save(run.path)
     else:
         embedder.load_state_dict(load(run.path).embedder.state_dict())
-    trained = protocol.score(model.embed_pictures(pictures, test_set), images.labels[test_set])
-    about = protocol.about(images.labels[test_set], images.classes)
-    run.finish({"untrained": untrained, "trained": trained, "protocol": about})
+    trained = protocol.score(model.embed_pictures(pictures, scored_set), images.labels[scored_set])
+    about = protocol.about(images.labels[scored_set], images.classes)
+    training = record.summary(steps, seconds)
+    run.finish({"untrained": untrained, "trained": trained, "protocol": about, "training": training})
     for each in loggers:
         each.finalize("success")
     return run

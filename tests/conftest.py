@@ -1,3 +1,5 @@
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,25 +13,30 @@ from nearkin.data.cub200 import CUB200
 from nearkin.data.published import Counts
 from nearkin.data.sop import SOP
 
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def write_pictures(root, sizes, side=16):
+    """Write pictures that a network can learn to tell apart: each class has its own colour and stripe width."""
+    random = np.random.default_rng(0)
+    for c, size in enumerate(sizes):
+        folder = root / f"class-{c:02d}"
+        folder.mkdir(parents=True)
+        colour = np.random.default_rng(c).integers(90, 166, 3)
+        for i in range(size):
+            stripes = 30 * ((np.arange(side) // (c % 4 + 1) + i) % 2)[None, :, None]
+            noise = random.integers(-90, 90, (side, side, 3))
+            Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return root
 
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """Write pictures that a network can learn to tell apart: each class has its own colour and stripe width."""
+    """Pictures as `write_pictures` makes them, in a folder of the test's own."""
 
     def make(sizes, side=16, name="pictures"):
-        root = tmp_path / name
-        random = np.random.default_rng(0)
-        for c, size in enumerate(sizes):
-            folder = root / f"class-{c:02d}"
-            folder.mkdir(parents=True)
-            colour = np.random.default_rng(c).integers(90, 166, 3)
-            for i in range(size):
-                stripes = 30 * ((np.arange(side) // (c % 4 + 1) + i) % 2)[None, :, None]
-                noise = random.integers(-90, 90, (side, side, 3))
-                Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
-        return root
+        return write_pictures(tmp_path / name, sizes, side)
 
     return make
 
@@ -125,3 +132,41 @@ def small_sop(tmp_path):
         return root, replace(SOP, counts=Counts(2 * train, train, 2 * test, test))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)):
+        pytest.skip(f"{CHROMIUM} or {DRIVER} is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.add_argument("--headless")
+    options.add_argument("--no-sandbox")  # Chromium refuses to run as root, as in a container, with it
+    options.add_argument("--disable-gpu")
+    options.add_argument("--disable-quic")
+    options.add_argument("--no-first-run")
+    options.add_argument("--disable-background-networking")
+    options.add_argument("--disable-component-update")
+    options.add_argument("--disable-sync")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def resize(browser, width, height=900):
+    # A window cannot be made as narrow as a phone; its view can.
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    assert condition()

@@ -182,16 +182,26 @@ def data_of(*arguments):
 
 def test_the_forms_of_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    default = {"root": str(tmp_path / "data" / "cub200"), "name": "cub200", "validation": 0.0}
+    default = {"root": str(tmp_path / "data" / "cub200"), "name": "cub200", "validation": 0.0, "fold": 0}
     assert data_of("--data", "cub200") == default
     assert data_of("--data.name", "cub200") == default
     elsewhere = {**default, "root": "/birds"}
     assert data_of("--data", "cub200", "--data.root", "/birds") == elsewhere
     assert data_of("--data.root", "/birds", "--data", "cub200") == elsewhere
-    assert data_of("--data", "cub200", "--data.validation", "0.2") == {**default, "validation": 0.2}
-    assert data_of("--data.validation", "0.2", "--data", "cub200") == {**default, "validation": 0.2}
-    assert data_of("--data", "./cub200") == {"root": str(tmp_path / "cub200"), "name": None, "validation": 0.0}
-    assert data_of("--data", "list.csv") == {"root": str(tmp_path / "list.csv"), "name": None, "validation": 0.0}
+    assert data_of("--data", "cub200", "--data.validation", "0.2") == {**default, "validation": 0.2, "fold": 0}
+    assert data_of("--data.validation", "0.2", "--data", "cub200") == {**default, "validation": 0.2, "fold": 0}
+    assert data_of("--data", "./cub200") == {
+        "root": str(tmp_path / "cub200"),
+        "name": None,
+        "validation": 0.0,
+        "fold": 0,
+    }
+    assert data_of("--data", "list.csv") == {
+        "root": str(tmp_path / "list.csv"),
+        "name": None,
+        "validation": 0.0,
+        "fold": 0,
+    }
 
 
 def test_data_of_the_command_line_replaces_that_of_the_file(tmp_path, monkeypatch):
@@ -199,10 +209,10 @@ def test_data_of_the_command_line_replaces_that_of_the_file(tmp_path, monkeypatc
     for text in ("data: cub200", "data: {name: cub200}", "data: {name: cub200, root: /birds, validation: 0.0}"):
         (tmp_path / "c.yaml").write_text(text)
         assert data_of("c.yaml")["name"] == "cub200"
-        assert data_of("c.yaml", "--data", "/mine") == {"root": "/mine", "name": None, "validation": 0.0}
-        assert data_of("c.yaml", "--data.root", "/b") == {"root": "/b", "name": "cub200", "validation": 0.0}
+        assert data_of("c.yaml", "--data", "/mine") == {"root": "/mine", "name": None, "validation": 0.0, "fold": 0}
+        assert data_of("c.yaml", "--data.root", "/b") == {"root": "/b", "name": "cub200", "validation": 0.0, "fold": 0}
     (tmp_path / "c.yaml").write_text("data: {root: /mine, validation: 0.2}")
-    expected = {"root": str(tmp_path / "data" / "sop"), "name": "sop", "validation": 0.2}
+    expected = {"root": str(tmp_path / "data" / "sop"), "name": "sop", "validation": 0.2, "fold": 0}
     assert data_of("c.yaml", "--data", "sop") == expected
 
 
@@ -239,7 +249,8 @@ def check_run(nearkin, run, trained, scored):
     assert json.loads(out) == pytest.approx(result["trained"])
     again = run.parent / "again"
     assert nearkin("train", run / "config.yaml", "--out", again)[0] == 0
-    assert RunFolder(again).result() == result
+    for key in ("untrained", "trained", "protocol"):
+        assert RunFolder(again).result()[key] == result[key]
     assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
@@ -253,7 +264,7 @@ def test_a_run_on_a_data_set_with_a_name(nearkin, small_cub, published, tmp_path
     assert "15 pictures of 5 unseen classes" in out
     images, _ = small.open(root)
     check_run(nearkin, run, images.classes[:4], 5)
-    assert RunFolder(run).config()["data"] == {"root": str(root), "name": "cub200", "validation": 0.5}
+    assert RunFolder(run).config()["data"] == {"root": str(root), "name": "cub200", "validation": 0.5, "fold": 0}
     assert nearkin("report", run)[0] == 0
     assert "cub200" in (run / "report.html").read_text()
 

@@ -1,30 +1,23 @@
 """The report in a real browser: it draws, it answers, it fits, and it asks nothing of any network."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import resize, wait_for
 from PIL import Image
 
 from nearkin.report import report_page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("selenium", reason="selenium is not installed")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)), reason=f"{CHROMIUM} or {DRIVER} is not installed"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 CLASSES = [HOSTILE, "pear & \"plum\" 'ü'", "</script><script>document.title='owned'</script>", "fig"]
@@ -59,25 +52,6 @@ def page(tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.add_argument("--headless")
-    options.add_argument("--no-sandbox")  # Chromium refuses to run as root, as in a container, with it
-    options.add_argument("--disable-gpu")
-    options.add_argument("--disable-quic")
-    options.add_argument("--no-first-run")
-    options.add_argument("--disable-background-networking")
-    options.add_argument("--disable-component-update")
-    options.add_argument("--disable-sync")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def opened(browser, page):
     """The page just opened, 1280 by 900 pixels, and not one complaint on the console when the test is done."""
@@ -88,21 +62,6 @@ def opened(browser, page):
     yield browser
     assert browser.get_log("browser") == []
     assert browser.title.startswith("run <img")  # what the hostile names would change
-
-
-def resize(browser, width, height=900):
-    # A window cannot be made as narrow as a phone; its view can.
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    assert condition()
 
 
 def canvas(browser):

@@ -1,3 +1,5 @@
+import hashlib
+import itertools
 import json
 import os
 import signal
@@ -13,11 +15,12 @@ from torch import nn
 
 from nearkin import config, embed, metrics
 from nearkin.checkpoint import load_checkpoint
+from nearkin.data import ClassBalancedSampler, Preprocessing
 from nearkin.errors import InputError
 from nearkin.evaluate import evaluate_run
 from nearkin.losses import RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
-from nearkin.train import TrainingStopped, parameter_groups, train, with_warmup
+from nearkin.train import Diverged, TrainingStopped, parameter_groups, train, with_warmup
 
 SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3"]
 
@@ -143,7 +146,7 @@ def test_resuming_restores_schedule_and_validation(run, trouble):
 def test_a_nan_stops_with_the_step_the_loss_and_the_last_good_checkpoint(run, trouble, kind):
     step = 7
     message = rf"Troubled became NaN or infinite at step {step}; the last good checkpoint is .*last.ckpt \(step 6\)"
-    with pytest.raises(TrainingStopped, match=message):
+    with pytest.raises(Diverged, match=message):
         run("a", *trouble(kind), "--checkpoint_minutes", 0)
 
 
@@ -160,6 +163,89 @@ def test_weights_that_overflow_are_reported_as_the_loss(run, tmp_path, options):
         run("a", "--optimizer", "SGD", "--optimizer.lr", "1e30", *options)
     assert not (tmp_path / "a" / "last.ckpt").exists()
     assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def held_out(run, fold, seed=0):
+    order = np.random.default_rng(seed).permutation(5)
+    return sorted(f"class-{c:02d}" for c in order[round(fold * 2) : round((fold + 1) * 2)])
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_held_out_classes_score_and_test_classes_are_not_even_decoded(run, monkeypatch, fold):
+    decoded = set()
+    decode = Preprocessing.decode
+    monkeypatch.setattr(Preprocessing, "decode", lambda self, path: decoded.add(path) or decode(self, path))
+    options = ["--data.validation", "0.4", "--data.fold", fold, "--protocol.classes", "validation"]
+    finished = run("a", *options, "--validate_every", "3")
+    assert {path.parent.name for path in decoded} == {f"class-{c:02d}" for c in range(5)}
+    result = finished.result()
+    assert result["protocol"]["scored"] == held_out(run, fold)
+    assert (result["protocol"]["test_classes"], result["protocol"]["test_images"]) == (2, 12)
+
+    model = embed.load(finished.path)
+    assert sorted(model.trained_classes + held_out(run, fold)) == [f"class-{c:02d}" for c in range(5)]
+    scored = [path for name in held_out(run, fold) for path in sorted((run.root / name).iterdir())]
+    scores = metrics.evaluate(model.embed(scored), np.repeat([0, 1], 6))
+    assert scores == pytest.approx(result["trained"])
+    assert evaluate_run(finished.path)["trained"] == pytest.approx(result["trained"])
+    # They score, so they did not choose: the weights are those of the last step.
+    assert not any("validation/recall@1" in row for row in finished.history())
+    assert same(weights(finished), load_checkpoint(finished.checkpoint)["embedder"])
+
+
+def test_scoring_held_out_classes_needs_some(run, tmp_path):
+    with pytest.raises(InputError, match=r"needs training classes held out: add --data.validation 0.25"):
+        run("a", "--protocol.classes", "validation")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_training_cost_and_was_shown_is_recorded(run):
+    finished = run("a", "--seed", "3")
+    training = finished.result()["training"]
+    assert (training["steps"], training["pictures"]) == (12, 12 * 9)
+    assert training["peak_memory_of"] == "process, resident"
+    assert 50 < training["peak_memory_mb"] < 50_000
+    assert training["seconds"] == finished.history()[-1]["seconds"]
+
+    # The batches again, from the sampler alone.
+    sampler = ClassBalancedSampler(np.repeat(np.arange(5), 6), classes=3, images=3, seed=3)
+    batches = itertools.chain.from_iterable(itertools.repeat(sampler))
+    digest = hashlib.sha256(b"").digest()
+    for batch in itertools.islice(batches, 12):
+        digest = hashlib.sha256(digest + b"".join(i.to_bytes(8, "little") for i in batch)).digest()
+    assert training["data_order"] == digest.hex()
+
+
+def test_records_tell_runs_apart_by_what_differs_and_by_nothing_else(run):
+    record = {
+        name: run(name, *options).result()["training"]
+        for name, options in {
+            "first": [],
+            "other loss": ["--loss", "ContrastiveLoss"],
+            "other seed": ["--seed", "1"],
+            "other batches": ["--sampler.images", "4"],
+            "longer": ["--steps", "13"],
+            "other size": ["--embedding_size", "9"],
+        }.items()
+    }
+    equal = {
+        fact: {name for name, each in record.items() if each[fact] == record["first"][fact]}
+        for fact in ("initial_weights", "data_order", "pictures")
+    }
+    assert equal == {
+        "initial_weights": {"first", "other loss", "other batches", "longer"},
+        "data_order": {"first", "other loss", "other size"},
+        "pictures": {"first", "other loss", "other seed", "other size"},
+    }
+
+
+def test_a_resumed_run_has_the_record_of_one_never_stopped(run, trouble):
+    whole = run("whole", *trouble(None)).result()["training"]
+    with pytest.raises(TrainingStopped):
+        run("stopped", *trouble("interrupt"))
+    resumed = run("stopped", *trouble("interrupt"), resume=True).result()["training"]
+    for key in ("steps", "pictures", "initial_weights", "data_order"):
+        assert resumed[key] == whole[key]
 
 
 def test_test_pictures_choose_nothing(run, make_folder):
@@ -292,7 +378,8 @@ def test_levels_resume_to_the_same_weights(run, trouble):
         run("stopped", *LEVELS, *arguments)
     resumed = run("stopped", *LEVELS, *arguments, resume=True)
     assert same(weights(whole), weights(resumed))
-    assert whole.result() == resumed.result()
+    for key in ("untrained", "trained", "protocol"):
+        assert whole.result()[key] == resumed.result()[key]
 
 
 def test_frozen_batch_norm_is_the_backbones(run):

@@ -34,6 +34,11 @@ class ImageList:
         """Indices of the pictures that belong to any of these classes."""
         return np.flatnonzero(np.isin(self.labels, classes))
 
+    def only(self, classes: Indices) -> "ImageList":
+        """The pictures of these classes; ids and names of all classes stay as they are."""
+        chosen = self.of_classes(classes)
+        return ImageList([self.paths[i] for i in chosen], self.labels[chosen], self.classes)
+
 
 def scan(root: Path) -> ImageList:
     """List the pictures below `root`: each sub-folder is a class and may hold its pictures at any depth.
@@ -92,13 +97,15 @@ class ClassSplit:
     test: Indices
 
 
-def split_classes(images: ImageList, validation: float, seed: int) -> ClassSplit:
+def split_classes(images: ImageList, validation: float, seed: int, fold: int = 0) -> ClassSplit:
     """The papers' protocol: classes sorted by name, the first half (rounded up) trains, the rest tests.
 
     Args:
         images: The pictures.
-        validation: Fraction, in [0, 1), of the *training* classes that is held out to choose a checkpoint by.
-        seed: Picks which training classes are held out.
+        validation: Fraction, in [0, 1), of the *training* classes that is held out.
+        seed: Shuffles the training classes before they are held out.
+        fold: Which part of that size is held out, counted from 0. The parts of one seed are disjoint, and those of
+            `validation` = 1 / k are together all training classes.
 
     Raises:
         InputError: There are too few classes to train and to test on.
@@ -110,31 +117,38 @@ def split_classes(images: ImageList, validation: float, seed: int) -> ClassSplit
             f"{names(images.classes)}; add class folders"
         )
     half = (total + 1) // 2
-    train, held_out = hold_out(np.arange(half), validation, seed)
+    train, held_out = hold_out(np.arange(half), validation, seed, fold)
     return ClassSplit(train=train, validation=held_out, test=np.arange(half, total))
 
 
-def hold_out(training: Indices, validation: float, seed: int) -> tuple[Indices, Indices]:
-    """Split training classes at random into those that are learnt from and those that choose a checkpoint.
+def hold_out(training: Indices, validation: float, seed: int, fold: int = 0) -> tuple[Indices, Indices]:
+    """Split training classes at random into those that are learnt from and those that are held out.
 
     Args:
         training: Class ids.
         validation: Fraction, in [0, 1), that is held out.
-        seed: Picks which.
+        seed: Shuffles the classes.
+        fold: Which part of that size is held out, from 0.
 
     Raises:
-        InputError: The fraction is out of range, or leaves either part fewer than 2 classes.
+        InputError: The fraction is out of range, or leaves either part fewer than 2 classes; there is no such fold.
     """
     if not 0 <= validation < 1:
         raise InputError(f"data.validation is a fraction of the training classes in [0, 1), got {validation}")
-    number = round(validation * len(training))
+    folds = int(1 / validation + 1e-9) if validation else 1
+    if not 0 <= fold < folds:
+        raise InputError(
+            f"data.fold must be in [0, {folds}), the parts of size data.validation={validation:.4g}, got {fold}"
+        )
+    start, stop = round(fold * validation * len(training)), round((fold + 1) * validation * len(training))
+    number = stop - start
     if validation and (number < 2 or len(training) - number < 2):
         raise InputError(
             f"data.validation {validation} holds out {number} of {len(training)} training classes, and both parts "
             "need at least 2; choose another fraction or add classes"
         )
     order = training[np.random.default_rng(seed).permutation(len(training))]
-    return np.sort(order[number:]), np.sort(order[:number])
+    return np.sort(np.delete(order, slice(start, stop))), np.sort(order[start:stop])
 
 
 def hidden(path: Path) -> bool:

@@ -44,11 +44,14 @@ class Data:
         name: cub200, cars196 or sop; null for pictures of your own.
         validation: Fraction of the *training* classes that is held out to choose the checkpoint by; with 0 the last
             one is taken.
+        fold: Which of the parts of that size is held out, from 0: with 0.25, fold 2 is the third quarter of the
+            training classes, shuffled by the run's seed.
     """
 
     root: Path
     name: str | None = None
     validation: float = 0.0
+    fold: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Data":
@@ -103,7 +106,7 @@ class Data:
         """
         images, given = self.read()
         if given is None:
-            return images, split_classes(images, self.validation, seed)
+            return images, split_classes(images, self.validation, seed, self.fold)
         if len(given.validation) and self.validation:
             raise InputError(
                 f"{self.root} names its own validation classes, and data.validation {self.validation} would hold out "
@@ -111,7 +114,7 @@ class Data:
             )
         train, held_out = given.train, given.validation
         if not len(held_out):
-            train, held_out = hold_out(given.train, self.validation, seed)
+            train, held_out = hold_out(given.train, self.validation, seed, self.fold)
         if len(train) < 2 or len(given.test) < 2:
             raise InputError(
                 f"{self.root}: expected at least 2 classes to train on and 2 to test on, found {len(train)} and "

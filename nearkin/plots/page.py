@@ -9,7 +9,8 @@ import hashlib
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -17,20 +18,40 @@ from typing import Any
 import numpy as np
 
 ASSETS = files("nearkin.plots") / "report"
-SCRIPTS = ("dom.js", "curves.js", "map.js", "classes.js", "neighbours.js", "report.js")  # each may use those before it
 
 
-def page(title: str, data: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Kind:
+    """The parts of one kind of page; a script may use those before it."""
+
+    body: str
+    styles: tuple[str, ...]
+    scripts: tuple[str, ...]
+
+
+REPORT = Kind(
+    "report.html",
+    ("report.css",),
+    ("dom.js", "axes.js", "curves.js", "map.js", "stage.js", "classes.js", "neighbours.js", "report.js"),
+)
+COMPARISON = Kind(
+    "comparison.html",
+    ("report.css", "comparison.css"),
+    ("dom.js", "axes.js", "map.js", "stage.js", "neighbours.js", "differences.js", "comparison.js"),
+)
+
+
+def page(title: str, data: Mapping[str, Any], kind: Kind = REPORT) -> str:
     """Fill in the template.
 
     Args:
         title: Shown on the browser's tab.
         data: What the scripts draw; numbers must be finite.
+        kind: Which page.
     """
-    style = ASSETS.joinpath("report.css").read_text(encoding="utf-8")
-    script = "\n".join(ASSETS.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-    template = Template(ASSETS.joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    style, script = _joined(kind.styles), _joined(kind.scripts)
+    return Template(_joined(["page.html"])).substitute(
+        body=_joined([kind.body]),
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         # ASCII: a file name that is no valid Unicode must not keep the page from being written.
@@ -39,6 +60,10 @@ def page(title: str, data: Mapping[str, Any]) -> str:
         data=script_json(data),
         script=script,
     )
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "\n".join(ASSETS.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def script_json(data: Mapping[str, Any]) -> str:

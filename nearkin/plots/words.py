@@ -33,7 +33,7 @@ def scores(result: Mapping[str, Mapping[str, float]]) -> list[Score]:
     """Put {"untrained": {"recall@1": 0.36, ...}, "trained": {...}} side by side."""
     untrained, trained = result.get("untrained", {}), result.get("trained", {})
     return [
-        Score(*_meaning(key), _finite(untrained.get(key)), _finite(trained.get(key)))
+        Score(*meaning(key), _finite(untrained.get(key)), _finite(trained.get(key)))
         for key in dict.fromkeys([*trained, *untrained])
     ]
 
@@ -61,13 +61,13 @@ def facts(
     labels: NDArray[np.int64],
 ) -> list[tuple[str, str]]:
     """What a reader wants to know first, as (term, value)."""
-    found = [(key.capitalize(), _named(config[key])) for key in ("data", "loss", "backbone") if key in config]
+    found = [(key.capitalize(), named(config[key])) for key in ("data", "loss", "backbone") if key in config]
     found.append(("Unseen classes", f"{len(np.unique(labels)):,}"))
     found.append(("Their pictures", f"{len(labels):,}"))
     found.append(("Embedding", counted(embeddings.shape[1], "number", "numbers")))
     if history:
         found.append(("Training", counted(max(row["step"] for row in history), "step", "steps")))
-        found.append(("Time", _duration(max(row.get("seconds", 0) for row in history))))
+        found.append(("Time", duration(max(row.get("seconds", 0) for row in history))))
     return [(term, value) for term, value in found if value]
 
 
@@ -136,7 +136,8 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _meaning(key: str) -> tuple[str, str]:
+def meaning(key: str) -> tuple[str, str]:
+    """Title and meaning of a metric."""
     if key in MEANINGS:
         return MEANINGS[key]
     if key.startswith("recall@"):
@@ -149,7 +150,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _named(value: Any) -> str:
+def named(value: Any) -> str:
     """The name in a configured value: of a class without its module, of a folder without its parents."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in ("class_path", "name", "root") if value.get(key)), "")
@@ -167,7 +168,7 @@ def _kmeans(config: Mapping[str, Any]) -> str:
     return f", {init} start, seed {seed}, the best of {counted(restarts, 'run', 'runs')}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds in words; empty where none were logged."""
     if not 0 < seconds < math.inf:
         return ""

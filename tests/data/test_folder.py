@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,49 @@ def test_validation_classes_are_training_classes():
     assert sorted([*split.train, *split.validation]) == list(range(50))
     assert split.test.tolist() == list(range(50, 100))
     assert split.validation.tolist() != split_classes(image_list(100), 0.2, seed=2).validation.tolist()
+
+
+@pytest.mark.parametrize(("total", "folds"), [(16, 4), (17, 4), (100, 3), (101, 7), (242, 5), (14, 3)])
+def test_folds_of_a_seed_are_disjoint_equal_and_complete(total, folds):
+    splits = [split_classes(image_list(total), 1 / folds, seed=3, fold=fold) for fold in range(folds)]
+    half = (total + 1) // 2
+    assert sorted(c for split in splits for c in split.validation) == list(range(half))
+    sizes = [len(split.validation) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
+        assert sorted([*split.train, *split.validation]) == list(range(half))
+        assert split.test.tolist() == list(range(half, total))
+    other = split_classes(image_list(total), 1 / folds, seed=4, fold=1)
+    assert other.validation.tolist() != splits[1].validation.tolist()
+
+
+def test_a_fold_is_a_part_of_the_shuffled_training_classes():
+    order = np.random.default_rng(5).permutation(40)
+    third_quarter = split_classes(image_list(80), 0.25, seed=5, fold=2).validation
+    assert third_quarter.tolist() == sorted(order[20:30].tolist())
+
+
+@pytest.mark.parametrize(
+    ("validation", "fold", "message"),
+    [
+        (0.25, 4, r"data.fold must be in \[0, 4\), the parts of size data.validation=0.25, got 4"),
+        (0.25, -1, r"\[0, 4\).* got -1"),
+        (0.3, 3, r"\[0, 3\).* got 3"),
+        (0.0, 1, r"\[0, 1\).* got 1"),
+    ],
+)
+def test_folds_that_there_are_not(validation, fold, message):
+    with pytest.raises(InputError, match=message):
+        split_classes(image_list(100), validation, seed=0, fold=fold)
+
+
+def test_only_some_classes_keep_ids_and_names():
+    paths = [Path(f"{i}.png") for i in range(6)]
+    images = ImageList(paths, np.array([0, 0, 1, 1, 2, 2]), ["a", "b", "c"])
+    chosen = images.only(np.array([0, 2]))
+    assert [path.name for path in chosen.paths] == ["0.png", "1.png", "4.png", "5.png"]
+    assert chosen.labels.tolist() == [0, 0, 2, 2]
+    assert chosen.classes == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ function short(number) {
   return String(Number(number.toPrecision(3)));
 }
 
+/** Terms and what is said of each, as the children of a dl. */
+const definitions = (pairs) => pairs.map(([term, text]) =>
+  element("div", {}, element("dt", {}, term), element("dd", {}, text)));
+
 const className = (label) => DATA.classes.names[label];
 const classOf = (picture) => DATA.pictures.classes[picture];
 const pathOf = (picture) => DATA.pictures.paths[picture];

@@ -4,7 +4,8 @@ const CLICK = 5; // pixels a pointer may slip and still click
 const REACH = 12; // pixels around a point that count as on it
 
 /**
- * The map of pictures on a canvas: zoom, move, read off, single out classes.
+ * The map of pictures on a canvas: zoom, move, read off, single out classes. The canvas tells what it does by two
+ * events: `drawn`, and `hovered` with the index of the point under the pointer, or null.
  *
  * Coordinates: the map spans [-1, 1] in both directions; `view` is its point in the middle of the canvas, and the
  * zoom; pixels are CSS pixels from the canvas's top left.
@@ -228,6 +229,7 @@ class PictureMap {
     this.canvas.classList.toggle("pointing", point !== null);
     if (point === this.hovered) return;
     this.hovered = point;
+    this.canvas.dispatchEvent(new CustomEvent("hovered", { detail: point }));
     if (point !== null) {
       const [image, name, path] = this.tooltip.children;
       name.textContent = className(this.labels[point]);
@@ -351,9 +353,9 @@ class PictureMap {
 
   drawHovered() {
     const { context, tooltip, hovered } = this;
-    tooltip.hidden = hovered === null;
-    if (hovered === null) return;
-    const [x, y] = this.toPixels(hovered);
+    const [x, y] = hovered === null ? [] : this.toPixels(hovered);
+    tooltip.hidden = !(x >= 0 && x <= this.width && y >= 0 && y <= this.height); // another map may name any point
+    if (tooltip.hidden) return;
     context.lineWidth = 2.5;
     context.strokeStyle = this.ink;
     const size = this.showsPictures ? this.pictureSize : 0;

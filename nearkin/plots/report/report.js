@@ -1,7 +1,3 @@
-/** Terms and what is said of each, as the children of a dl. */
-const definitions = (pairs) => pairs.map(([term, text]) =>
-  element("div", {}, element("dt", {}, term), element("dd", {}, text)));
-
 function scoreRow({ title, meaning, untrained, trained }) {
   const track = element("div", { class: "track" });
   const place = (tag, kind, properties) => {
@@ -45,20 +41,8 @@ function tree(value) {
 
 function drawMap() {
   let mark = () => {};
-  const map = new PictureMap(byId("map"), byId("tooltip"), DATA.map, (selected) => mark(selected));
+  const map = mapStage(byId("stage"), DATA.map, { onSelect: (selected) => mark(selected) });
   mark = classList(map);
-
-  const asPoints = byId("as-points");
-  const asPictures = byId("as-pictures");
-  asPoints.addEventListener("click", () => map.draws("points"));
-  asPictures.addEventListener("click", () => map.draws("pictures"));
-  map.canvas.addEventListener("drawn", () => {
-    asPoints.setAttribute("aria-pressed", !map.showsPictures);
-    asPictures.setAttribute("aria-pressed", map.showsPictures);
-  });
-  byId("zoom-in").addEventListener("click", () => map.zoomBy(ZOOM.button));
-  byId("zoom-out").addEventListener("click", () => map.zoomBy(1 / ZOOM.button));
-  byId("zoom-reset").addEventListener("click", () => map.reset());
   byId("map-note").textContent = DATA.map.note;
   return map;
 }
