@@ -1,5 +1,4 @@
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from support import write_pictures
 
 from nearkin.data.cars196 import CARS196
 from nearkin.data.cub200 import CUB200
@@ -15,20 +15,6 @@ from nearkin.data.sop import SOP
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-
-
-def write_pictures(root, sizes, side=16):
-    """Write pictures that a network can learn to tell apart: each class has its own colour and stripe width."""
-    random = np.random.default_rng(0)
-    for c, size in enumerate(sizes):
-        folder = root / f"class-{c:02d}"
-        folder.mkdir(parents=True)
-        colour = np.random.default_rng(c).integers(90, 166, 3)
-        for i in range(size):
-            stripes = 30 * ((np.arange(side) // (c % 4 + 1) + i) % 2)[None, :, None]
-            noise = random.integers(-90, 90, (side, side, 3))
-            Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
-    return root
 
 
 @pytest.fixture
@@ -155,18 +141,3 @@ def browser(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
-
-
-def resize(browser, width, height=900):
-    # A window cannot be made as narrow as a phone; its view can.
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    assert condition()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from conftest import write_pictures
+from support import write_pictures
 from torch import nn
 
 from nearkin import cli, config, tuning

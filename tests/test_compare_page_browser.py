@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import resize, wait_for
 from PIL import Image
+from support import resize, wait_for
 from test_compare_page import data_of
 from test_compare_table import comparison, failed, run
 

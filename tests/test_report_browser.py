@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import resize, wait_for
 from PIL import Image
+from support import resize, wait_for
 
 from nearkin.report import report_page
 

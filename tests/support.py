@@ -1,0 +1,35 @@
+"""What tests of several files call by name; fixtures are in conftest.py."""
+
+import time
+
+import numpy as np
+from PIL import Image
+
+
+def write_pictures(root, sizes, side=16):
+    """Write pictures that a network can learn to tell apart: each class has its own colour and stripe width."""
+    random = np.random.default_rng(0)
+    for c, size in enumerate(sizes):
+        folder = root / f"class-{c:02d}"
+        folder.mkdir(parents=True)
+        colour = np.random.default_rng(c).integers(90, 166, 3)
+        for i in range(size):
+            stripes = 30 * ((np.arange(side) // (c % 4 + 1) + i) % 2)[None, :, None]
+            noise = random.integers(-90, 90, (side, side, 3))
+            Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return root
+
+
+def resize(browser, width, height=900):
+    # A window cannot be made as narrow as a phone; its view can.
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    assert condition()
