@@ -121,6 +121,7 @@ def test_its_config_repeats_it_and_another_seed_does_not(run, tmp_path):
 
 
 def test_stopped_by_ctrl_c_it_resumes_to_the_same_weights(run, trouble):
+    handler = signal.getsignal(signal.SIGINT)
     whole = run("whole", *trouble(None))
     arguments = trouble("interrupt")
     with pytest.raises(TrainingStopped, match=r"stopped after step 7 of 12; go on with: .*config.yaml --resume"):
@@ -128,7 +129,7 @@ def test_stopped_by_ctrl_c_it_resumes_to_the_same_weights(run, trouble):
     resumed = run("stopped", *arguments, resume=True)
     assert same(weights(whole), weights(resumed))
     assert [row["step"] for row in resumed.history()] == [row["step"] for row in whole.history()]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_resuming_restores_schedule_and_validation(run, trouble):
