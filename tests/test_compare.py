@@ -185,7 +185,11 @@ def test_a_run_of_another_configuration_is_not_taken_for_this_one(done, request_
     other = str(make_folder([6] * 10, name="b"))
     for methods, overrides, message in [
         (TWO, ["--steps", "5"], r"ranked/seed-0 holds a run with steps 4, but 5 is asked for; name another"),
-        (TWO | {"contrast": {}}, [], r"contrast/seed-0 holds a run with loss.class_path .*Contrastive.*Ranked"),
+        (
+            {"fresh": {}} | TWO | {"contrast": {}},
+            [],
+            r"contrast/seed-0 holds a run with loss.class_path .*Contrastive.*Ranked",
+        ),
         (TWO, ["--data", other], r"data.root .*/pictures, but .*/b is asked"),
     ]:
         changed = request_for(methods, *overrides)
@@ -309,6 +313,13 @@ def test_a_search_that_was_cut_makes_the_same_trials(searched, capsys):
         "ranked, trial 2 (run 3 of 6): begins",
     ]
     assert (request.out / "search.csv").read_text() == before
+
+
+def test_trials_are_kept_whatever_would_be_proposed_today(searched, monkeypatch):
+    before = (searched.out / "search.csv").read_text()
+    monkeypatch.setattr(tuning, "propose", lambda config, trials: {"optimizer.lr": 0.1})  # as by another Optuna
+    compare(searched)
+    assert (searched.out / "search.csv").read_text() == before
 
 
 def test_more_trials_go_on_from_those_there_are(searched, request_for):

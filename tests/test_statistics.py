@@ -61,6 +61,7 @@ def test_difference_is_scipys_paired_test_on_the_runs_that_both_have():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert difference(b, a).mean == pytest.approx(-found.mean)
     assert difference({1: 0.5}, {2: 0.5}) is None
+    assert difference({1: 0.5}, {}) is None
 
 
 def test_what_a_seed_does_to_both_cancels():
