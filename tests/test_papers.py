@@ -1,13 +1,14 @@
-"""The papers' experiments: every cell has one, and every one of them can be built and takes a step."""
+"""The papers' experiments and their methods on small pictures: every cell has one, every one of them takes a step."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from nearkin import config
-from nearkin.papers import EXPERIMENTS, Cell, figures, published
+from nearkin.papers import EXPERIMENTS, Cell, figures, published, small
 from nearkin.papers.__main__ import write
 from nearkin.train import train
 
@@ -35,11 +36,22 @@ def test_the_figures_are_fractions_under_our_names():
 def test_the_files_are_what_the_table_gives(tmp_path):
     write(tmp_path)
     written = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.yaml")}
-    folders = [CONFIGS / name for name in ("cub200", "cars196", "sop")]
+    folders = [CONFIGS / name for name in ("cub200", "cars196", "sop", "omniglot", "grocery")]
     there = {file.relative_to(CONFIGS): file for folder in folders for file in folder.iterdir()}
     assert written.keys() == there.keys(), "run: python -m nearkin.papers configs"
     for name, text in written.items():
         assert there[name].read_text() == text, "run: python -m nearkin.papers configs"
+
+
+@pytest.mark.parametrize("pictures", small.SETS, ids=lambda each: each.name)
+def test_methods_on_small_pictures_differ_in_their_loss_and_batches_alone(pictures):
+    trees = [yaml.safe_load((CONFIGS / name).read_text()) for name, _ in small.files() if pictures.name in name]
+    batches = [batch for _, _, (_, batch), _ in small.methods(pictures)]
+    assert len(trees) == len(batches) == 18
+    own = ("loss", "sampler", "steps", "warmup")
+    assert all({k: v for k, v in tree.items() if k not in own} == pictures.settings for tree in trees)
+    for tree, batch in zip(trees, batches, strict=True):
+        assert tree["steps"] * batch == pytest.approx(pictures.seen, abs=batch / 2)  # to half a step
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +81,11 @@ def test_every_experiment_takes_a_step(experiment, stub, tmp_path):
     assert row["step"] == 1
     assert np.isfinite(row["loss"])
     assert 0 <= run.result()["trained"][f"recall@{experiment.settings['protocol']['ks'][0]}"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, _ in small.files()])
+def test_every_method_on_small_pictures_takes_a_step(name, stub, tmp_path):
+    arguments = [str(CONFIGS / name), "--data", str(stub), "--out", str(tmp_path / "run"), "--image.size", "28"]
+    run = train(**config.read([*arguments, "--image.resize", "28", "--steps", "1", "--warmup", "0"]).build())
+    assert np.isfinite(run.history()[0]["loss"])

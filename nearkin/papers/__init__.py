@@ -1,4 +1,4 @@
-"""What the three papers report, and how each of their experiments is run here."""
+"""What the three papers report, how each of their experiments is run here, and their methods on small pictures."""
 
 from nearkin.papers.experiments import EXPERIMENTS, Experiment
 from nearkin.papers.figures import Cell, figures, published

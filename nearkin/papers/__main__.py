@@ -1,17 +1,17 @@
-"""Write the papers' experiments as configurations: `python -m nearkin.papers configs`."""
+"""Write the configurations of the papers' methods: `python -m nearkin.papers configs`."""
 
 import sys
 from pathlib import Path
 
-from nearkin.papers.experiments import EXPERIMENTS
+from nearkin.papers import experiments, small
 
 
 def write(root: Path) -> None:
-    """Write root/<data set>/<name>.yaml for every experiment."""
-    for experiment in EXPERIMENTS:
-        file = root / experiment.file
+    """Write root/<data set>/<name>.yaml for every experiment of the papers, and for every method on small pictures."""
+    for name, text in (*experiments.files(), *small.files()):
+        file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(experiment.to_yaml(), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -359,3 +359,8 @@ def experiments() -> list[Experiment]:
 
 
 EXPERIMENTS = experiments()
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """The name of each file in configs/, and what stands in it."""
+    return ((each.file, each.to_yaml()) for each in EXPERIMENTS)
