@@ -89,7 +89,7 @@ class ClassBalancedSampler(SeededBatchSampler):
         return [int(i) for c in chosen for i in spread(self.members[c], self.images, random)]
 
 
-class NPairSampler(ClassBalancedSampler):
+class NPairSampler(SeededBatchSampler):
     """`batch_size` / 2 distinct classes, two pictures of each: anchor, positive, anchor, positive, ...
 
     Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS 2016.
@@ -104,9 +104,16 @@ class NPairSampler(ClassBalancedSampler):
     """
 
     def __init__(self, labels: Labels, batch_size: int = 128, *, seed: int = 0) -> None:
+        super().__init__(seed)
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"an N-pair batch is pairs: batch_size must be even and at least 2, got {batch_size}")
-        super().__init__(labels, classes=batch_size // 2, images=2, seed=seed)
+        self.pairs = ClassBalancedSampler(labels, classes=batch_size // 2, images=2, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def draw(self, epoch: int, batch: int) -> list[int]:
+        return self.pairs.draw(epoch, batch)
 
 
 class DisjointTripletSampler(SeededBatchSampler):
