@@ -8,6 +8,7 @@ import errno
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,17 +19,21 @@ from nearkin.compare_page import write_page
 from nearkin.compare_table import as_csv, long_csv, markdown, summary_csv, table
 from nearkin.comparison import Comparison, Method, Run
 from nearkin.config import Settings, Tree
+from nearkin.data import Data
 from nearkin.embed import DESCRIPTION
 from nearkin.errors import InputError, nearest
 from nearkin.files import write_file
 from nearkin.papers import figures
 from nearkin.progress import Bar
 from nearkin.run_folder import RunFolder, flat
-from nearkin.train import Diverged, TrainingStopped
+from nearkin.train import Diverged, TrainingStopped, blame
 from nearkin.worker import RunFailed, Worker
 
 OURS = ("seed", "out", "data.fold")
 """Keys of `nearkin train` that differ between the runs of a method, and so cannot be laid over them."""
+
+WRITTEN = ("comparison.md", "comparison.csv", "comparison.html", "summary.csv", "search.csv")
+"""Files of a comparison, beside the folders of its methods."""
 
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """What the disk says when no run could be written: the next one would fail in the same way."""
@@ -91,12 +96,21 @@ def compare(request: Request) -> Comparison:
     """Train what is missing, and write `comparison.md`, `.csv` and `.html`, and `summary.csv`.
 
     Raises:
-        InputError: The request cannot be carried out, or a run holds something else than what is asked for.
+        InputError: The request cannot be carried out, a run holds something else than what is asked for, or another
+            process compares one of the methods in the same folder.
         KeyboardInterrupt: Ctrl-C was pressed; the same command goes on.
     """
     methods = read_methods(request)
     baseline = chosen_baseline(request, methods)
     check_show(request, methods)
+    with ExitStack() as claims:
+        for method in methods:
+            claims.enter_context(RunFolder(method.folder).claimed())
+        return compare_methods(methods, baseline, request)
+
+
+def compare_methods(methods: list[Method], baseline: str, request: Request) -> Comparison:
+    """What `compare` does once everything it was given is known to be right."""
     jobs = [job for method in methods for job in method_jobs(method, request)]
     for job in jobs:
         check_unchanged(job)
@@ -145,7 +159,8 @@ def read_methods(request: Request) -> list[Method]:
         except InputError as error:
             raise InputError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
         on_test_classes = tree["protocol"]["classes"] == "test"
-        papers = figures(file.resolve().parent.name, file.stem) if on_test_classes else None
+        data_set = file.resolve().parent.name
+        papers = figures(data_set, file.stem) if on_test_classes and tree["data"]["name"] == data_set else None
         methods.append(Method(name, tree, request.out / name, papers))
     first = methods[0]
     for other in methods[1:]:
@@ -157,6 +172,13 @@ def read_methods(request: Request) -> list[Method]:
                         f"in {first.name} and {other.config[part][key]} in {other.name}; "
                         f"give one for all: --{part}.{key} VALUE"
                     )
+    if request.trials and first.config["protocol"]["classes"] == "validation":
+        raise InputError(
+            "--trials chooses by held-out training classes, and protocol.classes validation would score on them; "
+            "leave one of the two out"
+        )
+    data = Data.of(first.config["data"])
+    data.open(seed=0)  # what is missing or too little is found now
     return methods
 
 
@@ -213,9 +235,18 @@ def check_show(request: Request, methods: Sequence[Method]) -> None:
 
 
 def known_names(request: Request, methods: Sequence[Method]) -> list[str]:
-    """Names that the methods have now, and those that a search will add."""
+    """Names that the methods have now, and those that a search will add.
+
+    Raises:
+        InputError: One is a name of something else, too.
+    """
     names = [method.name for method in methods]
-    return [*names, *(map(tuned_name, names) if request.trials else ())]
+    known = [*names, *(map(tuned_name, names) if request.trials else ())]
+    for name in names:
+        if name in WRITTEN or known.count(name) > 1:
+            other = f"the file {name}" if name in WRITTEN else "a method with searched values"
+            raise InputError(f"the comparison has {other} as well as the configuration {name}.yaml; rename that")
+    return known
 
 
 def tuned_name(name: str) -> str:
@@ -398,15 +429,22 @@ def search(method: Method, count: int, runner: Runner) -> list[tuning.Trial]:
     for number in range(count):
         begun = RunFolder(trial_run(method, number).folder)
         values = tuning.own_values(begun.config()) if begun.exists() else tuning.propose(method.config, trials)
-        try:
-            run = runner.outcome(trial_job(method, number, values))
-        except Refused as error:
-            if number == 0:  # the configuration as it is written
-                raise
-            run = replace(trial_run(method, number), failure=str(error))  # values that its loss does not take together
+        job = trial_job(method, number, values)
+        refusal = loss_refusal(job.config) if number else None  # the first is the configuration as it is written
+        run = replace(job.run, failure=refusal) if refusal else runner.outcome(job)
         score = run.result["trained"][tuning.OBJECTIVE] if run.result else None
         trials.append(tuning.Trial(values, score, run.failure))
     return trials
+
+
+def loss_refusal(tree: Tree) -> str | None:
+    """Why the loss of a configuration does not take its values together; None where it does."""
+    try:
+        with blame("loss"):
+            Settings(tree, frozenset()).build()["loss"]()
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def kept_trials(method: Method, count: int) -> list[Job]:

@@ -3,6 +3,7 @@
 Shape key: n = pictures of the scored classes, D = embedding size of a method.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +72,10 @@ def write_page(file: Path, comparison: Comparison, made: Table, show: tuple[str,
     pair = show or default_pair(comparison)
     runs = shared_runs(comparison, pair) if pair else None
     shown = embed_both(runs) if runs else None
+    if show and not shown:
+        print(
+            f"--show: no run was finished by both {show[0]} and {show[1]}, so the page shows neither", file=sys.stderr
+        )
     write_file(file, comparison_page(file.parent.name, comparison, made, shown).encode())
 
 

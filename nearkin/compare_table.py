@@ -59,10 +59,7 @@ def table(comparison: Comparison) -> Table:
 
     rows = []
     for untrained in comparison.untrained():
-        scores: dict[str, Scores] = {metric: {} for metric in comparison.metrics}
-        for metric in scores:
-            for name in reversed(untrained.methods):  # the same for all of them: any may speak for a seed
-                scores[metric] |= comparison.scores(name, metric, "untrained")
+        scores = {metric: comparison.untrained_scores(untrained, metric) for metric in comparison.metrics}
         rows.append([Cell(untrained.title), Cell(""), *_score_cells(comparison, scores), Cell(NONE), Cell(NONE)])
     for method in comparison.methods:
         scores = {metric: comparison.scores(method.name, metric) for metric in comparison.metrics}
@@ -113,7 +110,7 @@ def markdown(made: Table) -> str:
 def long_csv(comparison: Comparison) -> str:
     """Every score of every finished run, one a line."""
     rows = [
-        (run.method, run.seed, "" if run.fold is None else run.fold, metric, run.result["untrained"][metric], score)
+        (run.method, run.seed, run.fold, metric, run.result["untrained"][metric], score)
         for run in comparison.runs
         if run.result is not None
         for metric, score in run.result["trained"].items()
@@ -122,23 +119,30 @@ def long_csv(comparison: Comparison) -> str:
 
 
 def summary_csv(comparison: Comparison) -> str:
-    """Means, and differences to the baseline, of every metric with their intervals, one method and metric a line."""
+    """The table as numbers, one method and metric a line, untrained networks first; the difference of every metric."""
     head = ["method", "metric", "runs", "mean", "low", "high", "papers"]
     head += ["pairs", "difference", "difference_low", "difference_high", "excludes_zero"]
+    head += ["training_seconds", "peak_memory_mb"]
     rows = []
-    for method in comparison.methods:
+
+    def add(name: str, metric: str, scores: Scores, papers: float | None, costs: Sequence[float | None]) -> None:
+        mean, less = comparison.mean(scores), comparison.against_baseline(scores, metric)
+        row: list[Any] = [name, metric, len(scores)]
+        row += [mean.mean, mean.low, mean.high] if mean else [None] * 3
+        row += [papers]
+        if less and name != comparison.baseline:
+            row += [less.n, less.mean, less.low, less.high, less.excludes_zero if less.half is not None else None]
+        else:
+            row += [None] * 5
+        rows.append([*row, *costs])
+
+    for untrained in comparison.untrained():
         for metric in comparison.metrics:
-            scores = comparison.scores(method.name, metric)
-            mean, less = comparison.mean(scores), comparison.against_baseline(scores, metric)
-            papers = (method.papers or {}).get(metric)
-            row: list[Any] = [method.name, metric, len(scores)]
-            row += [mean.mean, mean.low, mean.high] if mean else [None] * 3
-            row += [papers]
-            if less and method.name != comparison.baseline:
-                row += [less.n, less.mean, less.low, less.high, less.excludes_zero if less.half is not None else None]
-            else:
-                row += [None] * 5
-            rows.append(row)
+            add(untrained.title, metric, comparison.untrained_scores(untrained, metric), None, (None, None))
+    for method in comparison.methods:
+        costs = comparison.costs(method.name) or (None, None)
+        for metric in comparison.metrics:
+            add(method.name, metric, comparison.scores(method.name, metric), (method.papers or {}).get(metric), costs)
     return as_csv(head, rows)
 
 
@@ -187,12 +191,11 @@ def _runs(comparison: Comparison, method: Method) -> Cell:
 
 
 def _cost_cells(comparison: Comparison, method: Method) -> list[Cell]:
-    seconds = comparison.fact(method.name, "seconds")
-    memory = comparison.fact(method.name, "peak_memory_mb")
-    if not seconds:
+    costs = comparison.costs(method.name)
+    if costs is None:
         return [Cell(NONE), Cell(NONE)]
-    mean = sum(seconds) / len(seconds)
-    return [Cell(duration(mean), mean), Cell(f"{max(memory):,.0f} MB", max(memory))]
+    seconds, memory = costs
+    return [Cell(duration(seconds), seconds), Cell(f"{memory:,.0f} MB", memory)]
 
 
 def _subject(comparison: Comparison) -> list[str]:

@@ -116,6 +116,18 @@ class Comparison:
         """What the finished runs of a method scored `trained`, or before their first step, `untrained`."""
         return {key: run.result[when][metric] for key, run in self.finished(method).items() if run.result is not None}
 
+    def untrained_scores(self, untrained: Untrained, metric: str) -> Scores:
+        """What these networks scored before their first step: the same for all methods, any may speak for a seed."""
+        found: Scores = {}
+        for name in reversed(untrained.methods):
+            found |= self.scores(name, metric, "untrained")
+        return found
+
+    def costs(self, method: str) -> tuple[float, float] | None:
+        """Mean seconds of training, and the highest peak of memory in MB; None where no run was finished."""
+        seconds = self.fact(method, "seconds")
+        return (sum(seconds) / len(seconds), max(self.fact(method, "peak_memory_mb"))) if seconds else None
+
     def mean(self, scores: Scores) -> Estimate | None:
         return estimate(list(scores.values()), self.overlap) if scores else None
 
@@ -128,15 +140,15 @@ class Comparison:
         return [run.result["training"][name] for run in self.finished(method).values() if run.result is not None]
 
     def alike(self, fact: Callable[[Run], Any]) -> list[list[str]]:
-        """Put methods together that agree in a fact about every run whose key they share."""
+        """Put methods together that agree in a fact about every run whose key they share; one at least is shared."""
         facts = {
             method.name: {key: fact(run) for key, run in self.finished(method.name).items()} for method in self.methods
         }
         groups: list[list[str]] = []
         for name, own in facts.items():
             for group in groups:
-                other = facts[group[0]]
-                if own and all(own[key] == other[key] for key in own.keys() & other.keys()):
+                shared = [(key, member) for member in group for key in own.keys() & facts[member].keys()]
+                if shared and all(own[key] == facts[member][key] for key, member in shared):
                     group.append(name)
                     break
             else:

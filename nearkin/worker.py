@@ -34,6 +34,8 @@ class RunFailed(RuntimeError):  # noqa: N818
 class Worker:
     """Trains in processes of their own; a context manager that takes over Ctrl-C.
 
+    A Ctrl-C that no training saw is raised at its end.
+
     Attributes:
         pressed: How often Ctrl-C was pressed.
     """
@@ -58,6 +60,8 @@ class Worker:
             self.process.kill()
             self.process.join()
         signal.signal(signal.SIGINT, self.before)
+        if self.pressed and error is None:  # while nothing was training, or in its last step
+            raise KeyboardInterrupt
 
     def train(self, settings: Settings, log: Path, watch: Callable[[], None] = lambda: None) -> None:
         """Train as the settings say, and resume where their flags hold `--resume`.
