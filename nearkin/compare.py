@@ -17,7 +17,7 @@ from typing import Any
 from nearkin import config, tuning
 from nearkin.compare_page import write_page
 from nearkin.compare_table import as_csv, long_csv, markdown, summary_csv, table
-from nearkin.comparison import Comparison, Method, Run
+from nearkin.comparison import TUNED, Comparison, Method, Run
 from nearkin.config import Settings, Tree
 from nearkin.data import Data
 from nearkin.embed import DESCRIPTION
@@ -177,8 +177,10 @@ def read_methods(request: Request) -> list[Method]:
             "--trials chooses by held-out training classes, and protocol.classes validation would score on them; "
             "leave one of the two out"
         )
-    data = Data.of(first.config["data"])
-    data.open(seed=0)  # what is missing or too little is found now
+    try:
+        Data.of(first.config["data"]).open(seed=0)
+    except InputError as error:
+        raise InputError(f"--folds {request.folds}: {error}" if request.folds else str(error)) from error
     return methods
 
 
@@ -250,7 +252,7 @@ def known_names(request: Request, methods: Sequence[Method]) -> list[str]:
 
 
 def tuned_name(name: str) -> str:
-    return f"{name}, tuned"
+    return name + TUNED
 
 
 # Runs

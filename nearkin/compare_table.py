@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nearkin.comparison import Comparison, Method, Scores, of_training
+from nearkin.comparison import TUNED, Comparison, Method, Scores, of_training
 from nearkin.plots.words import counted, duration, meaning
 from nearkin.statistics import Estimate
 
@@ -272,10 +272,15 @@ def _held_equal(comparison: Comparison) -> list[str]:
         if len(groups) == 1:
             equal.append(same)
         else:
-            each = "; ".join(f"{', '.join(group)}: {about(group[0])}" for group in groups)
+            each = "; ".join(f"{', '.join(written(group))}: {about(group[0])}" for group in groups)
             unequal.append(f"Not the same {what}: {each}.")
     said = [f"With the same seed, all methods {listed(equal)}."] if equal else []
     return said + unequal
+
+
+def written(group: Sequence[str]) -> list[str]:
+    """A group of methods without the tuned ones that stand beside themselves."""
+    return [name for name in group if not (name.endswith(TUNED) and name.removesuffix(TUNED) in group)]
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ Key = tuple[int, int | None]
 
 Scores = dict[Key, float]
 
+TUNED = ", tuned"
+"""Behind the name of a method: the same method with what a search found."""
+
 
 @dataclass(frozen=True)
 class Method:

@@ -14,6 +14,7 @@ from torch import nn
 
 from nearkin import cli, config, tuning
 from nearkin.compare import Request, compare, method_names, read_methods
+from nearkin.data.source import PUBLISHED
 from nearkin.errors import InputError
 from nearkin.losses import RankedListLoss
 from nearkin.run_folder import RunFolder
@@ -393,12 +394,19 @@ def test_a_result_without_its_model_is_refused(done):
         compare(done)
 
 
-def test_the_papers_figure_is_that_of_the_configs_folder_and_of_test_classes(request_for, monkeypatch):
-    cells = {("tiny", "ranked"): {"recall@1": 0.547}}
+def test_the_papers_figure_is_that_of_the_configs_folder_and_of_test_classes(
+    configs, pictures, small_cub, monkeypatch, tmp_path
+):
+    root, small = small_cub()
+    monkeypatch.setitem(PUBLISHED, "cub200", small)
+    files = [file.rename(tmp_path / "cub200" / file.name) for file in configs(**TWO)]
+    cells = {("cub200", "ranked"): {"recall@1": 0.547}}
     monkeypatch.setattr("nearkin.compare.figures", lambda data_set, name: cells.get((data_set, name)))
     for overrides, expected in (([], {"recall@1": 0.547}), (["--protocol.classes", "validation"], None)):
-        methods = read_methods(request_for(TWO, *overrides))
-        assert [method.papers for method in methods] == [expected, None]
+        given = ["--data", "cub200", "--data.root", str(root), *overrides]
+        assert [method.papers for method in read_methods(Request(files, given, tmp_path / "out"))] == [expected, None]
+    others = read_methods(Request(files, ["--data", str(pictures)], tmp_path / "out"))
+    assert [method.papers for method in others] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -412,6 +420,9 @@ def test_the_papers_figure_is_that_of_the_configs_folder_and_of_test_classes(req
             {"folds": 3, "trials": 2},
             "--folds scores training classes that the search of --trials would",
         ),
+        (["--protocol.classes", "validation"], {"trials": 2}, "protocol.classes validation would score on them"),
+        (["--data", "nowhere"], {}, r"nowhere does not exist; name one with --data"),
+        ([], {"folds": 20}, r"--folds 20: data.validation 0.05 holds out 0 of 8 training classes"),
         ([], {"baseline": "rankd"}, "--baseline expects one of the methods, got 'rankd'; did you mean ranked?"),
         ([], {"baseline": "ranked, tuned"}, "--baseline expects one of the methods"),
         ([], {"show": ("ranked", "contra")}, "--show expects two of the methods, got 'contra'; did you mean contrast?"),
@@ -440,6 +451,42 @@ def test_methods_of_different_pictures_or_protocols_are_refused(request_for, mak
     differing = request_for({"ranked": {}, "k": {"protocol": {"kmeans_seed": 7}}})
     with pytest.raises(InputError, match=r"protocol.kmeans_seed is 0 in ranked and 7 in k"):
         compare(differing)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("x", "x, tuned"),
+            r"has a method with searched values as well as the configuration x, tuned.yaml; rename that",
+        ),
+        (("x", "search.csv"), r"has the file search.csv as well as the configuration search.csv.yaml; rename that"),
+    ],
+)
+def test_names_that_the_comparison_needs_itself_are_refused(request_for, names, message):
+    with pytest.raises(InputError, match=message):
+        compare(request_for({name: {} for name in names}, trials=2))
+
+
+def test_two_comparisons_of_one_method_in_one_folder_are_not_let_run_at_once(done, request_for):
+    with RunFolder(done.out / "contrast").claimed():
+        with pytest.raises(InputError, match=r"another process is training into .*contrast; wait for it"):
+            compare(done)
+        assert len(compare(request_for({"ranked": TWO["ranked"]})).runs) == 2  # another method is nobody's business
+
+
+def test_a_trial_that_another_process_is_at_is_not_taken_for_one_that_failed(request_for):
+    request = request_for({"ranked": {}}, trials=2, seeds=1)
+    busy = RunFolder(request.out / "ranked" / "search" / "trial-001").claimed()
+    with busy, pytest.raises(InputError, match=r"trial 1: another process is training into"):
+        compare(request)
+
+
+def test_show_of_a_method_without_a_finished_run_is_said(done, request_for, capsys):
+    (done.out / "contrast" / "seed-0" / "result.json").rename(done.out / "contrast" / "seed-0" / "failed.txt")
+    (done.out / "contrast" / "seed-1" / "result.json").rename(done.out / "contrast" / "seed-1" / "failed.txt")
+    compare(request_for(TWO, show=("ranked", "contrast")))
+    assert "--show: no run was finished by both ranked and contrast, so the page" in capsys.readouterr().err
 
 
 # Command line

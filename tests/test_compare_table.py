@@ -273,7 +273,7 @@ def test_summary_csv_has_the_difference_of_every_metric(two):
         (row["method"], row["metric"]): row
         for row in rows_of(summary_csv(comparison(*two, papers={"better": {"nmi": 0.6}})))
     }
-    assert rows.keys() == {(m, k) for m in ("base", "better") for k in ("recall@1", "map@r", "nmi")}
+    assert rows.keys() == {(m, k) for m in ("untrained", "base", "better") for k in ("recall@1", "map@r", "nmi")}
     nmi = rows["better", "nmi"]
     gains = np.subtract(BETTER, BASE) / 3
     low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
@@ -282,3 +282,26 @@ def test_summary_csv_has_the_difference_of_every_metric(two):
     )
     assert (nmi["excludes_zero"], nmi["pairs"], nmi["runs"], nmi["papers"]) == ("True", "3", "3", "0.6")
     assert rows["base", "nmi"]["difference"] == rows["base", "nmi"]["papers"] == ""
+    assert (rows["better", "nmi"]["training_seconds"], rows["better", "nmi"]["peak_memory_mb"]) == ("21.0", "702.0")
+    before = rows["untrained", "recall@1"]
+    assert float(before["mean"]) == pytest.approx(0.31)
+    assert float(before["difference"]) == pytest.approx(0.31 - np.mean(BASE))
+    assert before["training_seconds"] == before["papers"] == ""
+
+
+def test_methods_without_a_common_seed_are_not_said_to_be_alike():
+    apart = comparison(run("a", 0, 0.7), run("b", 1, 0.7), seeds=2)
+    assert len(apart.untrained()) == 2
+    assert not any("all methods" in note for note in table(apart).notes)
+    # a speaks for seed 0 alone: that b and c differ in seed 1 shows between the two
+    three = comparison(
+        *(run(name, 0, 0.7) for name in ("a", "b", "c")), run("b", 1, 0.7), run("c", 1, 0.7, initial_weights="others")
+    )
+    assert three.alike(lambda each: each.result["training"]["initial_weights"]) == [["a", "b"], ["c"]]
+
+
+def test_a_tuned_method_is_named_once_beside_itself():
+    pairs = {"data_order": "pairs"}
+    runs = [run("a", 0, 0.7), run("a, tuned", 0, 0.8), run("b", 0, 0.7, **pairs), run("b, tuned", 0, 0.7)]
+    (note,) = [note for note in table(comparison(*runs)).notes if note.startswith("Not the same order")]
+    assert note.startswith("Not the same order of pictures: a, b, tuned: ")
