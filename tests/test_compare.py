@@ -19,6 +19,7 @@ from nearkin.errors import InputError
 from nearkin.losses import RankedListLoss
 from nearkin.run_folder import RunFolder
 from nearkin.train import train
+from nearkin.worker import Worker
 
 COMMON = {
     "image": {"size": 16},
@@ -562,3 +563,8 @@ def test_options_are_told_from_keys_of_train():
     )
     assert own == ["a.yaml", "--seeds", "3", "b.yaml", "--show", "a", "b", "c.yaml", "-h"]
     assert others == ["--steps", "20", "--loss.alpha=1", "--resume"]
+
+
+def test_ctrl_c_between_two_trainings_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), Worker():
+        os.kill(os.getpid(), signal.SIGINT)
