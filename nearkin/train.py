@@ -202,9 +202,10 @@ def train(
     with blame("optimizer or schedule"):
         descent = optimizer(parameter_groups(embedder, criterion))
         if backbone.pretrained:
-            descent.param_groups[1]["lr"] *= NEW_LAYER_RATE
+            for group in descent.param_groups[1:]:
+                group["lr"] *= NEW_LAYER_RATE
         rates = with_warmup(descent, schedule, warmup)
-    rehearse(embedder, criterion, image.size, some_labels)
+    rehearse(embedder, criterion, image.size, some_labels, len(split.train))
 
     if protocol.classes == "validation":  # the test classes are not even looked at
         listed = listed.only(np.union1d(split.train, split.validation))
@@ -310,11 +311,9 @@ def train(
 
 
 def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
-    """The backbone's parameters, then those that no pretrained weights ever cover: the heads' and the loss's own."""
-    return [
-        {"params": list(embedder.backbone.parameters())},
-        {"params": [*embedder.head.parameters(), *criterion.parameters()]},
-    ]
+    """The backbone's parameters, then those that no pretrained weights ever cover: the heads', and the loss's if any."""
+    groups = [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
+    return [{"params": group} for group in (groups if groups[2] else groups[:2])]
 
 
 def with_warmup(optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup: int) -> LRScheduler:
@@ -348,11 +347,12 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDArray[np.int64]) -> None:
+def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDArray[np.int64], classes: int) -> None:
     """Send a blank picture through the network and a batch of noise through the loss: what does not fit shows here.
 
     Raises:
-        InputError: The backbone does not take pictures of this size, or the loss not the sampler's batches.
+        InputError: The backbone does not take pictures of this size, or the loss not the sampler's batches, or not the
+            last of so many training classes.
     """
     embedder.eval()
     criterion.eval()
@@ -360,7 +360,11 @@ def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDA
         with blame(f"backbone, given pictures of image.size {size}"):
             embeddings = embedder(torch.zeros(1, 3, size, size))
         with blame("loss, given a batch of the sampler"):
-            criterion(torch.randn(len(labels), embeddings.shape[1]), torch.from_numpy(labels))
+            noise = torch.randn(len(labels), embeddings.shape[1])
+            criterion(noise, torch.from_numpy(labels))
+        # No batch may hold the last class for a while: the same one again, with its classes moved up to the last.
+        with blame(f"loss, given a batch of the {classes} training classes"):
+            criterion(noise, torch.from_numpy(labels + (classes - 1 - labels.max())))
     criterion.train()
 
 

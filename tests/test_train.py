@@ -281,6 +281,10 @@ def test_the_head_learns_ten_times_faster_beside_a_pretrained_backbone(run, tmp_
     assert [group["lr"] for group in groups] == [0.01, 0.1]
     groups = load_checkpoint(run("b", *options).checkpoint)["optimizer"]["param_groups"]
     assert [group["lr"] for group in groups] == [0.01, 0.01]
+    options += ["--loss", "ProxyNCALoss"]
+    for name, source, rates in (("c", "none", [0.01] * 3), ("d", tmp_path / "weights.pt", [0.01, 0.1, 0.1])):
+        groups = load_checkpoint(run(name, *options, "--backbone.weights", source).checkpoint)["optimizer"]
+        assert [group["lr"] for group in groups["param_groups"]] == rates
 
 
 def test_frozen_batch_norm_keeps_its_statistics(run):
@@ -370,6 +374,30 @@ def test_each_level_has_a_loss_of_its_own(run, monkeypatch):
     assert finished.history()[0]["loss"] == pytest.approx(-100 * (moved[0] + 2 * moved[1]), rel=1e-4)
 
 
+class TroubledScaled(Troubled):
+    """`Troubled`, times a number that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, embeddings, labels):
+        return self.scale * super().forward(embeddings, labels)
+
+
+def test_what_the_loss_learns_resumes(run, trouble):
+    options = ["--loss", f"{__name__}.TroubledScaled", "--schedule", "CosineAnnealingLR", "--warmup", "4"]
+    trouble(None)
+    whole = run("whole", *options)
+    trouble("interrupt")
+    with pytest.raises(TrainingStopped, match="stopped after step 7 of 12"):
+        run("stopped", *options)
+    resumed = run("stopped", *options, resume=True)
+    assert same(weights(whole), weights(resumed))
+    (scale,), (again,) = (load_checkpoint(each.checkpoint)["loss"].values() for each in (whole, resumed))
+    assert scale == again != 1
+
+
 def test_levels_resume_to_the_same_weights(run, trouble):
     whole = run("whole", *LEVELS, *trouble(None))
     arguments = trouble("interrupt")
@@ -429,6 +457,23 @@ def test_a_class_that_the_loss_has_no_parameter_for_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"loss, given a batch of the sampler: .*num_classes"):
         run("a", "--loss", "ProxyNCALoss", "--loss.num_classes", 2, "--sampler.classes", 5)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("levels", [[], LEVELS])
+@pytest.mark.parametrize("loss", ["ProxyNCALoss", "MarginLoss"])
+def test_so_is_one_that_the_first_batch_does_not_hold(make_folder, tmp_path, loss, levels):
+    arguments = ["--data", str(make_folder([4] * 24)), *SMALL, "--sampler.classes", "2", "--steps", "1"]
+
+    def start(*options, overwrite=False):
+        given = [*arguments, "--out", str(tmp_path / "a"), "--loss", loss, *levels, *options]
+        return train(**config.read(given).build(), overwrite=overwrite)
+
+    first = start("--loss.num_classes", "12")
+    before = {path.name: path.read_bytes() for path in first.path.iterdir()}
+    message = r"^loss, given a batch of the 12 training classes: .* got num_classes=11 .*: set num_classes to"
+    with pytest.raises(InputError, match=message):
+        start("--loss.num_classes", "11", overwrite=True)
+    assert before == {path.name: path.read_bytes() for path in first.path.iterdir()}
 
 
 def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
@@ -578,8 +623,8 @@ def test_warmup_then_schedule():
     assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25])
 
 
-def test_the_losss_own_parameters_learn_with_the_head():
+def test_the_losss_own_parameters_are_a_group_of_their_own():
     embedder, criterion = Embedder(Backbone().build(), 4), nn.Linear(2, 2)
-    backbone, new = parameter_groups(embedder, criterion)
-    assert len(new["params"]) == 4
-    assert len(backbone["params"]) + len(new["params"]) == len([*embedder.parameters(), *criterion.parameters()])
+    groups = [group["params"] for group in parameter_groups(embedder, criterion)]
+    assert groups == [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
+    assert len(parameter_groups(embedder, RankedListLoss())) == 2
