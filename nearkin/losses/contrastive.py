@@ -5,6 +5,8 @@ Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Ma
 Shape key: N = batch size, D = embedding size.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,13 +26,13 @@ class ContrastiveLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
 
     Raises:
-        ValueError: margin is not above 0.
+        ValueError: margin is not above 0 and finite.
     """
 
     def __init__(self, margin: float = 1.0, normalize: bool = True) -> None:
         super().__init__()
-        if not margin > 0:
-            raise ValueError(f"margin must be above 0, got {margin}")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin must be above 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
 

@@ -5,6 +5,8 @@ Duan et al., "Deep Adversarial Metric Learning", CVPR 2018; "AML" in the tables 
 Shape key: N = batch size, T = N / 3 = number of triplets, D = embedding size.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,8 +48,8 @@ class DAMLLoss(nn.Module):
             fifth of a run of 1,000.
 
     Raises:
-        ValueError: embedding_size is below 1, margin, pretraining or a weight negative, or there are not three weights;
-            the batch is not made of thirds, or its embeddings are not of embedding_size.
+        ValueError: embedding_size is below 1, pretraining negative, margin or a weight negative or not finite, or there
+            are not three weights; the batch is not made of thirds, or its embeddings are not of embedding_size.
     """
 
     steps: Tensor
@@ -62,10 +64,12 @@ class DAMLLoss(nn.Module):
         super().__init__()
         if embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
-        if len(weights) != 3 or not all(weight >= 0 for weight in weights):
-            raise ValueError(f"weights must be three numbers of at least 0, of J_m, J_reg and J_adv, got {weights}")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be at least 0 and finite, got {margin}")
+        if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights):
+            raise ValueError(
+                f"weights must be three finite numbers of at least 0, of J_m, J_reg and J_adv, got {weights}"
+            )
         if pretraining < 0:
             raise ValueError(f"pretraining must be at least 0 steps, got {pretraining}")
         self.embedding_size = embedding_size

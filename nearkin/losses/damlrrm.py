@@ -5,6 +5,7 @@ Xu et al., "Deep Asymmetric Metric Learning via Rich Relationship Mining", CVPR 
 Shape key: N = batch size, B = N / 2 = size of a stream's half, D = embedding size, M = B or N.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -44,8 +45,8 @@ class DAMLRRMLoss(nn.Module):
             in the first batch that has any, as 1 and 0.02; the loss's state_dict holds it.
 
     Raises:
-        ValueError: beta is outside [0, alpha); alpha is at least 2 with normalize; positives or streams is unknown;
-            the batch is odd.
+        ValueError: beta is outside [0, alpha), or alpha not finite; alpha is at least 2 with normalize, as a distance,
+            which with relative shows when it is measured; positives or streams is unknown; the batch is odd.
     """
 
     unit: Tensor
@@ -60,9 +61,9 @@ class DAMLRRMLoss(nn.Module):
         relative: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= beta < alpha:
-            raise ValueError(f"beta must be in [0, alpha={alpha}), got {beta}")
-        if normalize and alpha >= 2:
+        if not 0 <= beta < alpha < math.inf:
+            raise ValueError(f"beta must be in [0, alpha={alpha}), and alpha finite, got {beta}")
+        if normalize and not relative and alpha >= 2:
             raise ValueError(
                 f"alpha must be below 2 with normalize=True, for distances on the unit sphere end at 2, got {alpha}: "
                 "lower alpha, or leave the embeddings as they are with normalize=False"
@@ -75,6 +76,7 @@ class DAMLRRMLoss(nn.Module):
         self.positives, self.streams = positives, streams
         self.normalize = normalize
         self.relative = relative
+        self._checked = not (normalize and relative)  # whether alpha is known to be a distance on the unit sphere
         self.register_buffer("unit", torch.zeros(()) if relative else None)  # 0 until it is measured
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -111,8 +113,19 @@ class DAMLRRMLoss(nn.Module):
         mean = (distance * negative).sum() / negative.sum().clamp_min(1)
         unit = torch.where(self.unit > 0, self.unit, mean.to(self.unit.dtype))
         if self.training:
+            if not self._checked and not torch.compiler.is_compiling():
+                self._check(float(unit))  # waits for the device, until there was a negative
             self.unit.copy_(unit)
         return torch.where(unit > 0, unit, 1).to(distance.dtype)  # 1 as long as there was no negative
+
+    def _check(self, unit: float) -> None:
+        if self.alpha * unit >= 2:
+            raise ValueError(
+                "alpha must be below 2 with normalize=True, for distances on the unit sphere end at 2, "
+                f"got {self.alpha} times {unit:.4g}, the mean distance between negatives in the first batch: "
+                f"lower alpha to less than {2 / unit:.4g}"
+            )
+        self._checked = unit > 0
 
 
 @known_gradient

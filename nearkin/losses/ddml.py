@@ -5,6 +5,8 @@ Hu, Lu and Tan, "Discriminative Deep Metric Learning for Face Verification in th
 Shape key: N = batch size, D = embedding size.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,15 +28,16 @@ class DDMLLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
 
     Raises:
-        ValueError: beta is not above 0, or tau not above 1, where positives would be wanted nearer than 0.
+        ValueError: beta is not above 0, or tau not above 1, where positives would be wanted nearer than 0; or one is
+            not finite.
     """
 
     def __init__(self, beta: float = 10.0, tau: float = 3.0, normalize: bool = True) -> None:
         super().__init__()
-        if not beta > 0:
-            raise ValueError(f"beta must be above 0, got {beta}")
-        if not tau > 1:
-            raise ValueError(f"tau must be above 1: positives are pulled within tau - 1, got {tau}")
+        if not 0 < beta < math.inf:
+            raise ValueError(f"beta must be above 0 and finite, got {beta}")
+        if not 1 < tau < math.inf:
+            raise ValueError(f"tau must be above 1 and finite: positives are pulled within tau - 1, got {tau}")
         self.beta, self.tau = beta, tau
         self.normalize = normalize
 

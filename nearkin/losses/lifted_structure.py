@@ -6,6 +6,8 @@ the paper trains with.
 Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,10 +33,15 @@ class LiftedStructureLoss(nn.Module):
     Args:
         margin: Distance that negatives are pushed beyond, softly.
         normalize: Put the embeddings on the unit sphere first. The paper does not.
+
+    Raises:
+        ValueError: margin is not finite.
     """
 
     def __init__(self, margin: float = 1.0, normalize: bool = False) -> None:
         super().__init__()
+        if not math.isfinite(margin):
+            raise ValueError(f"margin must be finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
 

@@ -5,6 +5,8 @@ Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017.
 Shape key: N = batch size, D = embedding size, C = number of classes, K = size of the largest class in the batch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,17 +40,18 @@ class MarginLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
 
     Raises:
-        ValueError: alpha is negative, beta not above 0, or num_classes below 1; a label is outside [0, num_classes).
+        ValueError: alpha is negative, beta not above 0, one of them not finite, or num_classes below 1; a label is
+            outside [0, num_classes).
     """
 
     def __init__(
         self, alpha: float = 0.2, beta: float = 1.2, num_classes: int | None = None, normalize: bool = True
     ) -> None:
         super().__init__()
-        if not alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, got {alpha}")
-        if not beta > 0:
-            raise ValueError(f"beta must be above 0, got {beta}")
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"alpha must be at least 0 and finite, got {alpha}")
+        if not 0 < beta < math.inf:
+            raise ValueError(f"beta must be above 0 and finite, got {beta}")
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, or None for one fixed beta, got {num_classes}")
         self.alpha = alpha

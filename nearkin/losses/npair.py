@@ -7,6 +7,7 @@ Deep Metric Learning", CVPR 2019.
 Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -41,15 +42,16 @@ class NPairLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first. The papers do not.
 
     Raises:
-        ValueError: form is unknown; l2 is negative; with "mc", the batch has other than two samples per class.
+        ValueError: form is unknown; l2 is negative or not finite; with "mc", the batch has other than two samples per
+            class.
     """
 
     def __init__(self, form: Literal["tuplet", "mc"] = "tuplet", l2: float = 0.0, normalize: bool = False) -> None:
         super().__init__()
         if form not in ("tuplet", "mc"):
             raise ValueError(f'form must be "tuplet" or "mc", got {form!r}')
-        if not l2 >= 0:
-            raise ValueError(f"l2 must be at least 0, got {l2}")
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"l2 must be at least 0 and finite, got {l2}")
         self.form = form
         self.l2 = l2
         self.normalize = normalize

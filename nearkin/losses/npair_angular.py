@@ -5,6 +5,8 @@ Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017, Eq. 9.
 Shape key: N = batch size, D = embedding size.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,13 +27,13 @@ class NPairAngularLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first. The paper does not.
 
     Raises:
-        ValueError: alpha is outside (0, 90), or weight is negative.
+        ValueError: alpha is outside (0, 90), or weight is negative or not finite.
     """
 
     def __init__(self, alpha: float = 45.0, weight: float = 2.0, normalize: bool = False) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be at least 0 and finite, got {weight}")
         self.alpha = alpha
         self.tan2 = squared_tangent(alpha)
         self.weight = weight

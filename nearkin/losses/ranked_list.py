@@ -5,6 +5,8 @@ Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019. Equation nu
 Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class RankedListLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first, as the paper does.
 
     Raises:
-        ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative.
+        ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative; one is not finite.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class RankedListLoss(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if not 0 <= margin <= alpha:
-            raise ValueError(f"margin must be in [0, alpha={alpha}], got {margin}")
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}")
-        if not negative_weight >= 0:
-            raise ValueError(f"negative_weight must be at least 0, got {negative_weight}")
+        if not 0 <= margin <= alpha < math.inf:
+            raise ValueError(f"margin must be in [0, alpha={alpha}], and alpha finite, got {margin}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
+        if not 0 <= negative_weight < math.inf:
+            raise ValueError(f"negative_weight must be at least 0 and finite, got {negative_weight}")
         self.alpha, self.margin, self.temperature = alpha, margin, temperature
         self.negative_weight = negative_weight
         self.symmetric = symmetric

@@ -5,6 +5,8 @@ Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clusterin
 Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,13 +27,13 @@ class SemihardTripletLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
 
     Raises:
-        ValueError: margin is negative.
+        ValueError: margin is negative or not finite.
     """
 
     def __init__(self, margin: float = 0.2, normalize: bool = True) -> None:
         super().__init__()
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be at least 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
 

@@ -6,6 +6,8 @@ Learning with Angular Loss", ICCV 2017.
 Shape key: N = batch size, D = embedding size, K = size of the largest class in the batch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,13 +28,13 @@ class TripletLoss(nn.Module):
             then their negatives. Otherwise use all triplets of the labels (T-II).
 
     Raises:
-        ValueError: margin is negative; with disjoint, the batch is not made of such thirds.
+        ValueError: margin is negative or not finite; with disjoint, the batch is not made of such thirds.
     """
 
     def __init__(self, margin: float = 0.2, normalize: bool = True, disjoint: bool = False) -> None:
         super().__init__()
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be at least 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
         self.disjoint = disjoint

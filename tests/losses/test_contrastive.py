@@ -29,5 +29,5 @@ def test_a_negative_at_distance_0_costs_most():
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, float("nan")])
 def test_rejects_a_margin_not_above_0(margin):
-    with pytest.raises(ValueError, match="margin must be above 0, got"):
+    with pytest.raises(ValueError, match="margin must be above 0 and finite, got"):
         ContrastiveLoss(margin)

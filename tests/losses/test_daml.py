@@ -302,9 +302,10 @@ def test_rejects_a_batch_it_cannot_use(loss):
     ("arguments", "message"),
     [
         ({"embedding_size": 0}, "embedding_size must be at least 1, got 0"),
-        ({"margin": -0.1}, "margin must be at least 0, got -0.1"),
-        ({"weights": (1, 1)}, r"weights must be three numbers of at least 0, .* got \(1, 1\)"),
-        ({"weights": (1, -1, 1)}, r"weights must be three numbers of at least 0, .* got \(1, -1, 1\)"),
+        ({"margin": -0.1}, "margin must be at least 0 and finite, got -0.1"),
+        ({"weights": (1, 1)}, r"weights must be three finite numbers of at least 0, .* got \(1, 1\)"),
+        ({"weights": (1, -1, 1)}, r"weights must be three finite numbers of at least 0, .* got \(1, -1, 1\)"),
+        ({"weights": (1, 1, float("inf"))}, r"weights must be three finite numbers .* got \(1, 1, inf\)"),
         ({"pretraining": -1}, "pretraining must be at least 0 steps, got -1"),
     ],
 )

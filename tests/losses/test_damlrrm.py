@@ -205,8 +205,26 @@ def test_the_unit_is_measured_in_training_where_there_are_negatives():
     assert loss(10 * x, y) != value
 
 
-def test_relative_compiles_without_a_break():
-    loss = DAMLRRMLoss(0.9, 0.2, relative=True)
+def test_on_the_sphere_a_multiple_is_too_large_only_where_the_distance_is():
+    x = normalize_rows(points()) + 10  # all within a tenth of the sphere
+    unit = float(mean_negative(normalize_rows(x), LABELS))
+    loss = DAMLRRMLoss(1.9 / unit, 0.2 / unit, normalize=True, relative=True)
+    torch.testing.assert_close(loss(x, LABELS), DAMLRRMLoss(1.9, 0.2, normalize=True)(x, LABELS))
+    loss(points(), LABELS)  # the first batch counts
+
+    loss = DAMLRRMLoss(2.1 / unit, 0.2, normalize=True, relative=True)
+    loss(x, torch.zeros_like(LABELS))
+    loss.eval()
+    loss(x, LABELS)
+    loss.train()
+    with pytest.raises(ValueError, match=r"alpha must be below 2 .* got [\d.]+ times [\d.]+, .*: lower alpha to less"):
+        loss(x, LABELS)
+    assert loss.unit == 0
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_relative_compiles_without_a_break(normalize):
+    loss = DAMLRRMLoss(0.9, 0.2, normalize=normalize, relative=True)
     compiled = torch.compile(copy.deepcopy(loss), fullgraph=True, backend="aot_eager")
     for scale in (1, 2):
         x = scale * points()
@@ -331,8 +349,8 @@ def test_rejects_what_is_no_batch(loss):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"beta": -0.1}, r"beta must be in \[0, alpha=30.0\), got -0.1"),
-        ({"alpha": 0.5}, r"beta must be in \[0, alpha=0.5\), got 0.5"),
+        ({"beta": -0.1}, r"beta must be in \[0, alpha=30.0\), and alpha finite, got -0.1"),
+        ({"alpha": 0.5}, r"beta must be in \[0, alpha=0.5\), and alpha finite, got 0.5"),
         ({"alpha": float("nan")}, r"beta must be in \[0, alpha=nan\)"),
         ({"normalize": True}, "alpha must be below 2 with normalize=True, .* got 30.0"),
         ({"alpha": 2.0, "normalize": True}, "alpha must be below 2 with normalize=True, .* got 2.0"),

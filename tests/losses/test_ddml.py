@@ -46,10 +46,10 @@ def test_finite_at_any_norm(norm):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"beta": 0.0}, r"beta must be above 0, got 0\.0"),
-        ({"beta": float("nan")}, "beta must be above 0, got nan"),
-        ({"tau": 1.0}, r"tau must be above 1: .*, got 1\.0"),
-        ({"tau": float("nan")}, "tau must be above 1: .*, got nan"),
+        ({"beta": 0.0}, r"beta must be above 0 and finite, got 0\.0"),
+        ({"beta": float("nan")}, "beta must be above 0 and finite, got nan"),
+        ({"tau": 1.0}, r"tau must be above 1 and finite: .*, got 1\.0"),
+        ({"tau": float("nan")}, "tau must be above 1 and finite: .*, got nan"),
     ],
 )
 def test_rejects_arguments_out_of_range(arguments, message):

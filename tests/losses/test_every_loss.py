@@ -1,6 +1,8 @@
 """What every loss promises, whatever it computes."""
 
 import copy
+import inspect
+import math
 import pickle
 
 import pytest
@@ -85,9 +87,25 @@ def parameter_gradients(loss, x, y):
 
 
 def test_all_are_exported_and_modules():
-    assert {type(loss).__name__ for loss in LOSSES.values()} <= set(losses.__all__)
+    assert {type(loss).__name__ for loss in LOSSES.values()} == set(losses.__all__)
     assert all(isinstance(loss, torch.nn.Module) for loss in LOSSES.values())
     assert losses.__all__ == sorted(losses.__all__)
+
+
+NUMBERS = [
+    (name, each.name)
+    for name in losses.__all__
+    for each in inspect.signature(getattr(losses, name)).parameters.values()
+    if each.annotation is float
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), NUMBERS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_rejects_arguments_that_are_not_finite(name, argument, value):
+    sizes = {"ProxyNCALoss": {"num_classes": 6, "embedding_size": 6}, "DAMLLoss": {"embedding_size": 6}}
+    with pytest.raises(ValueError, match=f"{argument}.*{value}"):
+        getattr(losses, name)(**sizes.get(name, {}), **{argument: value})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

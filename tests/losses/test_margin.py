@@ -199,9 +199,9 @@ def test_rejects_labels_beyond_num_classes(labels, range_):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": -0.1}, r"alpha must be at least 0, got -0\.1"),
-        ({"beta": 0.0}, r"beta must be above 0, got 0\.0"),
-        ({"beta": float("nan")}, "beta must be above 0, got nan"),
+        ({"alpha": -0.1}, r"alpha must be at least 0 and finite, got -0\.1"),
+        ({"beta": 0.0}, r"beta must be above 0 and finite, got 0\.0"),
+        ({"beta": float("nan")}, "beta must be above 0 and finite, got nan"),
         ({"num_classes": 0}, "num_classes must be at least 1, or None for one fixed beta, got 0"),
     ],
 )

@@ -58,5 +58,5 @@ def test_mc_rejects_other_than_two_per_class(labels):
 def test_rejects_an_unknown_form_and_a_negative_penalty():
     with pytest.raises(ValueError, match='form must be "tuplet" or "mc", got \'mcc\''):
         NPairLoss("mcc")
-    with pytest.raises(ValueError, match="l2 must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="l2 must be at least 0 and finite, got -1"):
         NPairLoss(l2=-1)

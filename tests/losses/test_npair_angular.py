@@ -36,5 +36,5 @@ def test_is_the_weighted_sum_of_its_parts(ordinary):
 def test_rejects_arguments_out_of_range():
     with pytest.raises(ValueError, match=r"alpha must be in \(0, 90\) degrees, got 90"):
         NPairAngularLoss(alpha=90)
-    with pytest.raises(ValueError, match="weight must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="weight must be at least 0 and finite, got -1"):
         NPairAngularLoss(weight=-1)

@@ -52,10 +52,10 @@ def test_a_negative_at_distance_0_is_the_hardest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"margin": 1.3}, r"margin must be in \[0, alpha=1.2\], got 1.3"),
-        ({"margin": -0.1}, r"margin must be in \[0, alpha=1.2\], got -0.1"),
-        ({"temperature": -1}, "temperature must be at least 0, got -1"),
-        ({"negative_weight": -1}, "negative_weight must be at least 0, got -1"),
+        ({"margin": 1.3}, r"margin must be in \[0, alpha=1.2\], and alpha finite, got 1.3"),
+        ({"margin": -0.1}, r"margin must be in \[0, alpha=1.2\], and alpha finite, got -0.1"),
+        ({"temperature": -1}, "temperature must be at least 0 and finite, got -1"),
+        ({"negative_weight": -1}, "negative_weight must be at least 0 and finite, got -1"),
     ],
 )
 def test_rejects_arguments_out_of_range(arguments, message):

@@ -58,5 +58,5 @@ def test_the_gradient_is_0_at_the_kink():
 
 
 def test_rejects_a_negative_margin():
-    with pytest.raises(ValueError, match=r"margin must be at least 0, got -0\.1"):
+    with pytest.raises(ValueError, match=r"margin must be at least 0 and finite, got -0\.1"):
         SemihardTripletLoss(margin=-0.1)

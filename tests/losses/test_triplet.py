@@ -53,7 +53,7 @@ def test_all_negatives_at_distance_0_are_active():
 
 
 def test_rejects_a_negative_margin():
-    with pytest.raises(ValueError, match=r"margin must be at least 0, got -0\.1"):
+    with pytest.raises(ValueError, match=r"margin must be at least 0 and finite, got -0\.1"):
         TripletLoss(margin=-0.1)
 
 
