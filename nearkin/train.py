@@ -38,6 +38,7 @@ from nearkin.data import (
     ImageList,
     Pictures,
     Preprocessing,
+    TwoStreamSampler,
     prefetch,
     read_all,
 )
@@ -46,7 +47,7 @@ from nearkin.data.samplers import SeededBatchSampler
 from nearkin.embed import Architecture, Model, create_embedder, load
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
-from nearkin.losses import RankedListLoss
+from nearkin.losses import DAMLRRMLoss, RankedListLoss
 from nearkin.losses.per_level import PerLevelLoss
 from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm
 from nearkin.models.embedder import Pool
@@ -157,7 +158,7 @@ def train(
 
     Raises:
         InputError: The data, or a combination of arguments, cannot be used; nothing was written.
-        TrainingStopped: The loss became NaN (`Diverged`), or the user pressed Ctrl-C.
+        TrainingStopped: The loss became NaN (`Diverged`) or refused a batch, or the user pressed Ctrl-C.
     """
     run = RunFolder(out)
     if resume:
@@ -189,7 +190,8 @@ def train(
     number[split.train] = np.arange(len(split.train))
     train_labels = number[listed.labels[listed.of_classes(split.train)]]
     with blame("sampler"):
-        some_labels = train_labels[next(iter(sampler(train_labels)))]
+        rehearsed = sampler(train_labels)
+        some_labels = train_labels[next(iter(rehearsed))]
     journal = JsonLines(run)
     with blame("accelerator, precision or logger"):
         loggers = [journal, *further_loggers(logger or [], run, config)]
@@ -206,6 +208,8 @@ def train(
                 group["lr"] *= NEW_LAYER_RATE
         rates = with_warmup(descent, schedule, warmup)
     rehearse(embedder, criterion, image.size, some_labels, len(split.train))
+    if not isinstance(rehearsed, TwoStreamSampler):
+        report_halves(criterion, some_labels)
 
     if protocol.classes == "validation":  # the test classes are not even looked at
         listed = listed.only(np.union1d(split.train, split.validation))
@@ -259,7 +263,10 @@ def train(
             labels = torch.from_numpy(number[images.labels[indices]]).to(fabric.device)
 
             embeddings = network(views)
-            value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()
+            try:
+                value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()
+            except ValueError as error:  # what only this network's distances could show
+                raise TrainingStopped(f"loss, at step {step + 1}: {error}") from error
             if not value.isfinite():
                 raise Diverged(diverged(run, step + 1, criterion))
             descent.zero_grad()
@@ -311,7 +318,7 @@ def train(
 
 
 def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
-    """The backbone's parameters, then those that no pretrained weights ever cover: the heads', and the loss's if any."""
+    """The backbone's parameters, then those that no pretrained weights ever cover: the heads', the loss's if any."""
     groups = [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
     return [{"params": group} for group in (groups if groups[2] else groups[:2])]
 
@@ -398,6 +405,17 @@ def report_singles(images: ImageList, split: ClassSplit) -> None:
         single = [images.classes[c] for c in classes if sizes[c] == 1]
         if single:
             log.warning("%s with one picture, %s: %s", count(len(single), f"{part} class"), what, names(single))
+
+
+def report_halves(criterion: nn.Module, labels: NDArray[np.int64]) -> None:
+    """Say so where a loss of two streams is given a batch whose halves have no class in common."""
+    two_streams = any(isinstance(each, DAMLRRMLoss) and each.streams != "neat" for each in criterion.modules())
+    half = len(labels) // 2
+    if two_streams and not np.isin(labels[half:], labels[:half]).any():
+        log.warning(
+            "DAMLRRMLoss compares a shuffled half of the batch with a neat one, but in the first batch no picture of "
+            "the second half has a classmate in the first; give it the batches it is for: --sampler TwoStreamSampler"
+        )
 
 
 def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:

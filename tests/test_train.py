@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -517,6 +518,27 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(run, tmp_path, argumen
     with pytest.raises(InputError, match=message):
         run("a", *arguments)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_multiple_that_the_networks_distances_make_too_large_stops_the_run(run):
+    options = ["--loss", "DAMLRRMLoss", "--loss.normalize", "true", "--loss.relative", "true", "--sampler.images", 4]
+    with pytest.raises(TrainingStopped, match=r"^loss, at step 1: alpha must be below 2 .*got 1000.0 times"):
+        run("a", *options, "--loss.alpha", 1000)
+    assert run("b", *options, "--loss.alpha", 1).result()
+
+
+@pytest.mark.parametrize("levels", [[], LEVELS])
+def test_halves_without_a_common_class_are_reported(run, caplog, levels):
+    options = ["--loss", "DAMLRRMLoss", "--steps", 1, *levels]
+    warning = "no picture of the second half has a classmate in the first; .*: --sampler TwoStreamSampler"
+    run("a", *options, "--sampler.classes", 4)
+    (record,) = caplog.records
+    assert re.search(warning, record.message)
+    caplog.clear()
+    run("b", *options, "--sampler.classes", 4, "--loss.streams", "neat")
+    run("c", *options, "--sampler", "TwoStreamSampler", "--sampler.classes", 2, "--sampler.images", 2)
+    run("d", *options, "--sampler.images", 4)  # of three classes one lies in both halves
+    assert not caplog.records
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed: its absence cannot be met with here")
