@@ -6,9 +6,10 @@ import json
 import logging
 import shlex
 import sys
+import warnings
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from nearkin.errors import InputError, nearest
 
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nearkin").setLevel(logging.INFO)
     try:
-        dispatch(sys.argv[1:] if arguments is None else arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = warn
+            dispatch(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -249,3 +252,17 @@ class Parser(argparse.ArgumentParser):
 def fail(message: str, status: int) -> NoReturn:
     print(f"nearkin: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning as Python does, but nearkin's own as one line without its place in the code."""
+    own = Path(filename).is_relative_to(Path(__file__).parent)
+    text = f"nearkin: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)

@@ -84,6 +84,11 @@ def read(arguments: list[str]) -> Settings:
         merge(tree, read_yaml(file))
         if file.name == "config.yaml" and RunFolder(file.parent).metrics.exists():
             tree["out"] = file.parent  # a run's own, which may have been moved or copied since
+        loss, size = tree["loss"], tree["embedding_size"]
+        if "embedding_size" in required(loss["class_path"]) and loss["init_args"].get("embedding_size") == size:
+            del loss["init_args"][
+                "embedding_size"
+            ]  # as `checked` filled it in; the command line may name another for both
     merge(tree, options)
     data = tree["data"]
     if data["root"] is data["name"] is None and "--print_config" in flags:
@@ -107,6 +112,12 @@ def checked(tree: Tree) -> Tree:
     wanted = required(tree["loss"]["class_path"])
     init = tree["loss"]["init_args"]
     if "embedding_size" in wanted:
+        said = init.get("embedding_size")
+        if said is not None and str(said) != str(tree["embedding_size"]):
+            raise InputError(
+                f"loss.embedding_size must be embedding_size, which is {tree['embedding_size']}, got {said}; "
+                "leave loss.embedding_size out"
+            )
         init["embedding_size"] = tree["embedding_size"]
     uncounted = "num_classes" in wanted and init.get("num_classes") is None
     if uncounted:
@@ -417,7 +428,8 @@ def readable() -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
-        expected = [in_words(each) for each in re.findall(r"Expected a (<class '[^']+'>|[\w.]+\[[^\]]*\]|\S+)", text)]
+        kinds = r"Expected a (<class '[^']+'>|[\w.]+\[[^\]]*\]|tuple with \d+ elements|\S+)"
+        expected = [in_words(each) for each in re.findall(kinds, text)]
         got = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: | - Expected |$)", text)
         if not (key and expected and got):
             raise InputError(text) from error
@@ -429,6 +441,9 @@ def in_words(kind: str) -> str:
     choices = re.search(r"Literal\[(.*)\]", kind)
     if choices:
         return "one of " + choices[1].replace("'", "")
+    length = re.fullmatch(r"tuple with (\d+) elements", kind)
+    if length:
+        return f"a list of {length[1]} values"
     name = re.sub(r"<class '([^']+)'>", r"\1", kind)
     words = {
         "int": "a whole number",

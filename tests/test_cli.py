@@ -139,6 +139,27 @@ def test_evaluate_scores_the_levels_that_are_named(nearkin, make_folder, tmp_pat
     assert (status, err) == (2, "nearkin: the model has no level 'block2'; did you mean block4?\n")
 
 
+def test_a_warning_of_a_loss_is_one_line(nearkin, make_folder, tmp_path):
+    root = make_folder([6] * 8)
+    status, _, err = nearkin(
+        "train",
+        "--data",
+        root,
+        "--out",
+        tmp_path / "run",
+        *SMALL,
+        "--embedding_size",
+        "9",
+        "--loss",
+        "SpectralClusteringLoss",
+    )
+    assert status == 0
+    assert [line for line in err.splitlines() if not line.startswith(("reading pictures", "training"))] == [
+        "nearkin: SpectralClusteringLoss takes more samples than dimensions, got 9 samples of 9: loss and gradient are "
+        "0 unless the samples are linearly dependent; use a batch of more than 9, or a smaller embedding"
+    ]
+
+
 def test_help_and_print_config_need_no_pictures(nearkin):
     assert "nearkin COMMAND" in nearkin()[1]
     assert "nearkin COMMAND" in nearkin("--help")[1]

@@ -103,6 +103,25 @@ def test_a_loss_learns_the_sizes_that_it_needs(make_folder):
     assert read("--loss", "MarginLoss")["loss"]["init_args"]["num_classes"] is None  # not needed
 
 
+def test_the_losss_embedding_size_is_the_models(tmp_path):
+    message = "^loss.embedding_size must be embedding_size, which is {}, got {}; leave loss.embedding_size out$"
+    with pytest.raises(InputError, match=message.format(8, 7)):
+        read("--loss", "DAMLLoss", "--loss.embedding_size", "7", "--embedding_size", "8")
+    with pytest.raises(InputError, match=message.format(128, 7)):
+        read("--loss", "DAMLLoss", "--loss.embedding_size", "7")
+    tree = read("--loss", "DAMLLoss", "--loss.embedding_size", "8", "--embedding_size", "8")
+
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(tree))  # with what was filled in
+    other = read(str(file), "--embedding_size", "9")
+    assert (other["embedding_size"], other["loss"]["init_args"]["embedding_size"]) == (9, 9)
+    with pytest.raises(InputError, match=message.format(8, 9)):
+        read(str(file), "--loss.embedding_size", "9")
+    file.write_text("{loss: {class_path: DAMLLoss, embedding_size: 7}, embedding_size: 8}")
+    with pytest.raises(InputError, match=message.format(8, 7)):
+        read(str(file))
+
+
 def test_what_is_written_reads_back_the_same(tmp_path):
     options = ("--schedule", "StepLR", "--schedule.step_size", "5", "--logger", "tensorboard", "--optimizer", "SGD")
     tree = read(*options)
@@ -130,6 +149,8 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--sampler.classes", "[1]"], r"^sampler.classes expects a whole number or null, got \[1\]$"),
         (["--logger", "foo"], "^logger expects one of tensorboard, wandb or null, got foo$"),
         (["--protocol.ks", "3"], r"^protocol.ks expects a list such as \[1, 2\], got 3$"),
+        (["--loss", "DAMLLoss", "--loss.weights", "[1,2]"], r"^loss.weights expects a list of 3 values, got \[1, 2\]$"),
+        (["--optimizer.betas", "[1]"], r"^optimizer.betas expects a list of 2 values, got \[1\]$"),
         (["--augment.mirror", "3"], "^augment.mirror expects true or false, got 3$"),
         (["--data.root.x", "1"], "data.root expects the name of a folder, got"),
         (["--loss.alpha.x", "1"], "loss.alpha expects a number, got"),
