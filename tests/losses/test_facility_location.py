@@ -1,7 +1,5 @@
-import copy
 import itertools
 import math
-import pickle
 from collections import Counter
 
 import pytest
@@ -200,30 +198,6 @@ def test_float32_differs_by_its_rounding_alone():
         torch.testing.assert_close(gradient, exact_gradient.float(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("backward_inside", [True, False])
-def test_autocast_changes_nothing(backward_inside):
-    x = points().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = FacilityLocationLoss()(x, LABELS)
-        if backward_inside:
-            value.backward()
-    if not backward_inside:
-        value.backward()
-    assert value > 0
-    expected = value_and_gradient(FacilityLocationLoss(), points(), LABELS)
-    torch.testing.assert_close((value.detach(), x.grad), expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gives_float32(dtype):
-    x = points().to(dtype)
-    value, gradient = value_and_gradient(FacilityLocationLoss(), x, LABELS)
-    expected, expected_gradient = value_and_gradient(FacilityLocationLoss(), x.float(), LABELS)
-    assert (value.dtype, gradient.dtype) == (torch.float32, dtype)
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(gradient, expected_gradient.to(dtype))
-
-
 @pytest.mark.parametrize("labels", [[0] * 4, [0, 1, 2, 3], [5], []])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_nothing_to_learn_is_a_differentiable_0(labels, normalize):
@@ -238,40 +212,6 @@ def test_finite_where_all_points_are_equal(point):
     value, gradient = value_and_gradient(FacilityLocationLoss(), point.repeat(12, 1), LABELS)
     assert 0 < value < 1
     assert gradient.eq(0).all()  # no distance has a direction
-
-
-def test_takes_any_integers_and_booleans_and_inference_mode():
-    expected = FacilityLocationLoss()(points(), LABELS)
-    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
-        torch.testing.assert_close(FacilityLocationLoss()(points(), LABELS.to(dtype)), expected)
-    with torch.inference_mode():
-        torch.testing.assert_close(FacilityLocationLoss()(points(), LABELS), expected)
-    two = LABELS < 2
-    torch.testing.assert_close(FacilityLocationLoss()(points(), two), FacilityLocationLoss()(points(), two.long()))
-
-
-def test_compiles_without_a_break():
-    compiled = torch.compile(FacilityLocationLoss(), fullgraph=True, backend="aot_eager")
-    expected = value_and_gradient(FacilityLocationLoss(), points(), LABELS)
-    torch.testing.assert_close(value_and_gradient(compiled, points(), LABELS), expected)
-
-
-def test_has_no_state_but_its_arguments():
-    loss = FacilityLocationLoss(gamma=2.0, normalize=False)
-    assert not loss.state_dict()
-    for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-        torch.testing.assert_close(copied(points(), LABELS), loss(points(), LABELS))
-
-
-def test_rejects_bad_input():
-    x = points()
-    x[3, 2] = torch.nan
-    with pytest.raises(ValueError, match="embeddings must be finite, got NaN or infinity in 1 of 12 rows"):
-        FacilityLocationLoss()(x, LABELS)
-    with pytest.raises(ValueError, match=r"labels must have shape \(12,\), .* got \(11,\)"):
-        FacilityLocationLoss()(points(), LABELS[:11])
-    with pytest.raises(ValueError, match=r"labels must be integer class ids, got torch\.float32"):
-        FacilityLocationLoss()(points(), LABELS.float())
 
 
 @pytest.mark.parametrize("gamma", [-1.0, math.inf, math.nan])
