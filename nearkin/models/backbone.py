@@ -1,5 +1,6 @@
 """From a backbone's name and its weights' source to the module."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a state dict saved by torch; no code in it can run.
 
     Raises:
-        InputError: The file is missing or cannot be read.
+        InputError: The file is missing, cannot be read, or holds something else.
     """
     if not file.is_file():
         raise InputError(f"backbone.weights expects none, imagenet or a file of weights, but there is no file {file}")
@@ -120,11 +121,43 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # as training scripts save it, beside other things
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        return only_tensors(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # every reader has its own errors for a damaged file
-        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {first_line(error)}") from error
+        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {reason(error)}") from error
+
+
+def only_tensors(state: object) -> dict[str, Tensor]:
+    """The tensors among what a file holds, bare or, as training scripts save them, under the key `state_dict`.
+
+    Raises:
+        ValueError: It is no dictionary of tensors; the message says what it is.
+    """
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"expected a dictionary of tensors, found {type(state).__name__}; save module.state_dict()")
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    inner = [key for key, value in state.items() if isinstance(value, Mapping) and count(value) > len(tensors)]
+    if inner:  # whatever lies beside it, the network is in there
+        raise ValueError(
+            f"expected tensors, found a dictionary under {some(inner)}; save the one that is the network by itself"
+        )
+    if not tensors:
+        raise ValueError(f"expected a dictionary of tensors, found none under its keys ({some(list(state))})")
+    return tensors
+
+
+def count(state: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in state.values())
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read. Torch wraps it into advice on how to run the code in a file."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused:
+        return f"expected a dictionary of tensors, found an object of {refused[1]}; save module.state_dict()"
+    inner = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return inner[1] if inner else first_line(error)
 
 
 def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
@@ -135,7 +168,8 @@ def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
     batches, and their vectors may be (1, C), as in the converted Caffe weights of bn_inception.
 
     Raises:
-        InputError: Tensors are missing, left over, or of another shape: one line that lists them.
+        InputError: Tensors are missing, left over, of another shape, whole numbers, NaN or infinite: one line that
+            lists them.
     """
     target: nn.Module = getattr(module, "model", module)  # a wrapper's own prefix is in nobody's file
     wanted = target.state_dict()
@@ -153,9 +187,21 @@ def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
         for key, tensor in shared.items()
         if tensor.shape != wanted[key].shape
     ]
+    whole = [  # would be cut off to whole numbers, or were scaled by something that the module does not know
+        f"{key} is {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in shared.items()
+        if wanted[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    unbounded = [key for key, tensor in shared.items() if not tensor.to(wanted[key].dtype).isfinite().all()]
     faults = [
         f"{len(names)} {what} ({some(names)})"
-        for what, names in (("missing", missing), ("unknown", extra), ("of another shape", misshapen))
+        for what, names in (
+            ("missing", missing),
+            ("unknown", extra),
+            ("of another shape", misshapen),
+            ("not of floating point", whole),
+            ("NaN or infinite", unbounded),
+        )
         if names
     ]
     if faults:
@@ -166,8 +212,9 @@ def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
     target.load_state_dict({**wanted, **shared})
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+def some(names: Sequence[object], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from nearkin.errors import InputError
 from nearkin.models import Backbone, BNInception, ConvNet
@@ -47,10 +48,33 @@ def test_a_file_that_does_not_fit_is_refused_with_one_line_that_lists_why(tmp_pa
         Backbone("convnet", str(file)).build()
     assert str(error.value) == (
         f"{file} does not fit the backbone, which has 24 tensors: "
-        "5 missing (blocks.2.weight, blocks.2.bias, blocks.2.running_mean, ...), "
-        "5 unknown (otherblocks.2.weight, otherblocks.2.bias, otherblocks.2.running_mean, ...), "
+        "5 missing (blocks.2.weight, blocks.2.bias, blocks.2.running_mean, blocks.2.running_var, blocks.4.weight), "
+        "5 unknown (otherblocks.2.weight, otherblocks.2.bias, otherblocks.2.running_mean, otherblocks.2.running_var, "
+        "otherblocks.2.num_batches_tracked), "
         "2 of another shape (blocks.0.weight is (8, 3, 3, 3), should be (32, 3, 3, 3), "
         "blocks.6.bias is (2, 64), should be (64,)); bring weights of the same model"
+    )
+
+
+def test_a_long_list_of_faults_ends():
+    with pytest.raises(InputError, match=r"tensors: 23 unknown \(0, 1, 2, .*, 18, 19 and 3 more\);"):
+        fill(ConvNet(), {**ConvNet().state_dict(), **{str(i): torch.zeros(1) for i in range(23)}}, "FILE")
+
+
+def test_values_that_no_network_can_have_are_refused():
+    tensors = ConvNet().state_dict()
+    fill(ConvNet(), {key: tensor.half() for key, tensor in tensors.items()}, "FILE")
+    tensors["blocks.0.weight"][0, 0, 0, 0] = torch.nan
+    tensors["blocks.2.bias"][3] = -torch.inf
+    tensors["blocks.4.weight"] = torch.full((64, 32, 3, 3), 1e300, dtype=torch.float64)  # beyond the module's floats
+    tensors["blocks.6.bias"] = torch.zeros_like(tensors["blocks.6.bias"], dtype=torch.int8)
+    tensors["blocks.2.weight"] = torch.zeros_like(tensors["blocks.2.weight"], dtype=torch.bool)
+    with pytest.raises(InputError) as error:
+        fill(ConvNet(), tensors, "FILE")
+    assert str(error.value) == (
+        "FILE does not fit the backbone, which has 24 tensors: "
+        "2 not of floating point (blocks.2.weight is bool, blocks.6.bias is int8), "
+        "3 NaN or infinite (blocks.0.weight, blocks.2.bias, blocks.4.weight); bring weights of the same model"
     )
 
 
@@ -82,9 +106,38 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, kind):
         Backbone("convnet", "nowhere.pt").build()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(3), "expected a dictionary of tensors, found Tensor; save module.state_dict()"),
+        ([torch.zeros(3)], "expected a dictionary of tensors, found list; save module.state_dict()"),
+        ({"state_dict": 3}, "expected a dictionary of tensors, found int; save module.state_dict()"),
+        (
+            nn.Linear(2, 2),
+            "expected a dictionary of tensors, found an object of torch.nn.modules.linear.Linear; "
+            "save module.state_dict()",
+        ),
+        (
+            {"model": ConvNet().state_dict(), "best": torch.tensor(0.5), "epoch": 3},
+            "expected tensors, found a dictionary under model; save the one that is the network by itself",
+        ),
+        (
+            {"epoch": 3, "optimizer": {"state": {}}},
+            "expected a dictionary of tensors, found none under its keys (epoch, optimizer)",
+        ),
+    ],
+)
+def test_a_file_of_something_else_says_what_it_holds(tmp_path, content, message):
+    file = tmp_path / "weights.pt"
+    torch.save(content, file)
+    with pytest.raises(InputError) as error:
+        Backbone("convnet", str(file)).build()
+    assert str(error.value) == f"{file} cannot be read as a safetensors or torch state dict: {message}"
+
+
 def test_what_is_no_tensor_is_passed_over(tmp_path):
     tensors = ConvNet().state_dict()
-    torch.save({**tensors, "epoch": 3}, tmp_path / "weights.pt")
+    torch.save({**tensors, "epoch": 3, "average": {"blocks.0.weight": torch.zeros(1)}}, tmp_path / "weights.pt")
     built = Backbone("convnet", str(tmp_path / "weights.pt")).build()
     assert all(torch.equal(value, tensors[key]) for key, value in built.state_dict().items())
     torch.save({**tensors, "blocks.0.weight": 3}, tmp_path / "weights.pt")
