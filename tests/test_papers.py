@@ -43,6 +43,17 @@ def test_the_files_are_what_the_table_gives(tmp_path):
         assert there[name].read_text() == text, "run: python -m nearkin.papers configs"
 
 
+def test_every_experiment_has_a_folder_of_its_own_which_its_views_name():
+    runs = set()
+    for each in EXPERIMENTS:
+        text = (CONFIGS / each.file).read_text()
+        out = yaml.safe_load(text)["out"]
+        assert out == f"runs/{each.file.removesuffix('.yaml')}"
+        assert text.count(f", by: nearkin evaluate {out} --levels ") == len(each.views)
+        runs.add(out)
+    assert len(runs) == len(EXPERIMENTS)
+
+
 @pytest.mark.parametrize("pictures", small.SETS, ids=lambda each: each.name)
 def test_methods_on_small_pictures_differ_in_their_loss_and_batches_alone(pictures):
     trees = [yaml.safe_load((CONFIGS / name).read_text()) for name, _ in small.files() if pictures.name in name]

@@ -51,7 +51,7 @@ class Experiment:
         data_set: cub200, cars196 or sop.
         name: Of its file, without the ending.
         cells: The rows of the papers' tables that it is to be held against; the first is its own.
-        settings: What its file sets; everything else keeps nearkin's defaults.
+        settings: What its file sets, beside the run's folder; everything else keeps nearkin's defaults.
         batch: Pictures per step.
         notes: What the paper leaves open, and how it is decided here.
         views: Rows that are the same run, scored on some of its levels alone: {row: levels}.
@@ -69,6 +69,11 @@ class Experiment:
     def file(self) -> str:
         return f"{self.data_set}/{self.name}.yaml"
 
+    @property
+    def out(self) -> str:
+        """The run's folder: its own, for experiments of one data set are run one after the other."""
+        return f"runs/{self.data_set}/{self.name}"
+
     def to_yaml(self) -> str:
         """The file: command, expected cost and the papers' figures as comments, then the settings."""
         pictures = self.settings["steps"] * self.batch
@@ -80,12 +85,13 @@ class Experiment:
             TITLES[self.cells[0].paper] + ":",
             *(f"  {describe(cell)}" for cell in self.cells),
             *(
-                f"  {describe(cell)}, by: nearkin evaluate runs/{self.data_set} --levels {' '.join(levels)}"
+                f"  {describe(cell)}, by: nearkin evaluate {self.out} --levels {' '.join(levels)}"
                 for cell, levels in self.views
             ),
             *self.notes,
         ]
-        body = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        settings = {"out": self.out, **self.settings}
+        body = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
         return "".join(f"# {line}\n" for line in head) + body
 
 
