@@ -150,6 +150,18 @@ def test_nothing_else_is_an_experiment():
     assert len(EXPERIMENTS) == sum(rows for _, rows, *_ in PRESETS.values()) + varied + 3  # DAMLRRM's variants
 
 
+def test_a_file_whose_figures_differ_says_why():
+    for each in EXPERIMENTS:
+        first, *others = (published()[cell] for cell in each.cells)
+        differ = any(scores[key] != first[key] for scores in others for key in scores.keys() & first.keys())
+        assert ("stands for both, though their figures differ" in (CONFIGS / each.file).read_text()) == differ
+
+
+@pytest.mark.parametrize("data_set", ["cub200", "cars196", "sop"])
+def test_the_files_of_daml_say_where_they_leave_the_paper(data_set):
+    assert "each on its own terms of the loss" in (CONFIGS / data_set / "dam_daml.yaml").read_text()
+
+
 @pytest.mark.parametrize("pictures", small.SETS, ids=lambda each: each.name)
 def test_methods_on_small_pictures_differ_in_their_loss_and_batches_alone(pictures):
     trees = [yaml.safe_load((CONFIGS / name).read_text()) for name, _ in small.files() if pictures.name in name]
