@@ -138,7 +138,9 @@ def pictures_of(options: argparse.Namespace) -> "Data | None":
 
 
 def data(arguments: list[str]) -> None:
-    parser = Parser("data", "Get a data set of the papers, or check that all of it is there.")
+    parser = Parser(
+        "data", "Get a data set of the papers, or check that no picture is missing or empty and every count is right."
+    )
     parser.add_argument("action", choices=("get", "check"))
     parser.add_argument("name", help="cub200, cars196 or sop")
     parser.add_argument("--root", type=Path, help="folder of its archive and its pictures; data/NAME unless given")
@@ -160,7 +162,7 @@ def data(arguments: list[str]) -> None:
                 f"{where}: {error.strerror}; make room there or name another --root, then go on"
             ) from error
     chosen.open(root)
-    print(f"{chosen.title} in {root}: {chosen.counts}, all there")
+    print(f"{chosen.title} in {root}: {chosen.counts}, all there and none empty")
 
 
 def compare(arguments: list[str]) -> None:

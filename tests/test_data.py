@@ -97,13 +97,13 @@ def test_get_then_check_then_get_again(name, request, nearkin, serve, published,
     assert f"get it with: nearkin data get {name} --root {target}" in err
     for action in ("get", "check", "get"):
         status, out, _ = nearkin("data", action, name, "--root", target)
-        assert (status, out) == (0, f"{small.title} in {target}: {small.counts}, all there\n")
+        assert (status, out) == (0, f"{small.title} in {target}: {small.counts}, all there and none empty\n")
     images, _ = small.open(target)
     assert images.labels.tolist() == small.open(root)[0].labels.tolist()
     images.paths[3].unlink()
     status, out, err = nearkin("data", "check", name, "--root", target)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"1 of {len(images.paths)} pictures missing: {images.paths[3].relative_to(target)}; move" in err
+    assert f"1 of {len(images.paths)} pictures missing or empty: {images.paths[3].relative_to(target)}; move" in err
 
 
 def test_the_default_root_is_below_data(nearkin, small_cub, published, tmp_path, monkeypatch):

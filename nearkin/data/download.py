@@ -73,6 +73,10 @@ def fetch(file: RemoteFile, root: Path, progress: Progress) -> Path:
         OSError: The folder cannot be written to, or the disk is full; what has been received stays.
     """
     path = root / file.name
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, where the file of that name is expected; move it away and run the command again"
+        )
     if path.exists():
         found = md5(path)
         if found != file.md5:

@@ -75,7 +75,8 @@ class PublishedSet:
             root: The folder that holds `folder`.
 
         Raises:
-            InputError: Annotations or pictures are missing or damaged, or there are more or fewer than expected.
+            InputError: Annotations are missing or damaged, pictures missing or empty, or there are more or fewer than
+                expected.
         """
         try:
             found = self.read(root)
@@ -136,10 +137,10 @@ class PublishedSet:
             )
 
     def _check_pictures(self, root: Path, found: Annotations) -> None:
-        missing = [str(path.relative_to(root)) for path in found.paths if not path.is_file()]
+        missing = [str(path.relative_to(root)) for path in found.paths if not (path.is_file() and path.stat().st_size)]
         if missing:
             raise InputError(
-                f"{self.title} in {root}: {len(missing):,} of {count(len(found.paths), 'picture')} missing: "
+                f"{self.title} in {root}: {len(missing):,} of {count(len(found.paths), 'picture')} missing or empty: "
                 f"{names(missing, 3)}; {self._renew(root)}"
             )
 

@@ -1,6 +1,7 @@
 """Archives of unknown origin -> one folder that is there whole or not at all."""
 
 import gzip
+import lzma
 import re
 import shutil
 import stat
@@ -20,6 +21,7 @@ DAMAGE = (
     zipfile.BadZipFile,
     gzip.BadGzipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     RuntimeError,
     FileExistsError,
@@ -89,6 +91,8 @@ def from_tar(archive: Path) -> Iterator[Member]:
                 yield member.name, tar.extractfile(member), raw.tell()
             else:
                 raise Hostile(f"holds a link or device, {member.name!r}, in place of a file")
+        while tar.fileobj and tar.fileobj.read(MB):  # a tar ends at a block of zeros, the checksum lies behind it
+            pass
 
 
 def from_zip(archive: Path) -> Iterator[Member]:

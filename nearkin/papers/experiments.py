@@ -162,7 +162,7 @@ QUOTED = {  # rows that a paper quotes from elsewhere, trained here as the rest 
     "DAM": "The paper quotes this row from others; here it is trained as the paper trains its own.",
 }
 MEASURED = (  # DAM's Lifted and N-pair on CUB
-    "Table 1 quotes its figures; those of Tables 6 and 8 are taken to be the paper's own, measured with the same method.",
+    "Table 1 quotes its figures; those of Tables 6 and 8 are taken to be its own, measured with the same method.",
     "One configuration stands for both, though their figures differ.",
 )
 APART = (

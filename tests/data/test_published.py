@@ -121,10 +121,26 @@ def test_missing_pictures_are_named_and_counted(small_cub):
     for path in sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[4:9]:
         path.unlink()
     message = (
-        r"5 of 27 pictures missing: CUB_200_2011/images/002\.\w+/\w+\.jpg, .* and 2 more; move .* away and run nearkin"
+        r"5 of 27 pictures missing or empty: CUB_200_2011/images/002\.\w+/\w+\.jpg, .* and 2 more; "
+        r"move .* away and run nearkin"
     )
     with pytest.raises(InputError, match=message):
         birds.open(root)
+
+
+def test_empty_pictures_count_as_missing(small_cub):
+    root, birds = small_cub()
+    path = sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[4]
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"1 of 27 pictures missing or empty: {path.relative_to(root)}; move"):
+        birds.open(root)
+
+
+def test_a_folder_named_as_the_archive_is_one_line(packed):
+    archive, birds, root = packed
+    (root / archive.name).mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"^{root / archive.name} is a folder, .* move it away and run the command"):
+        birds.get(root, Bar)
 
 
 def test_nothing_there_says_how_to_get_it(small_cub, tmp_path):

@@ -176,9 +176,39 @@ def wrong_checksum(place):
     return place / "x.tgz"
 
 
+def zeroed(place):
+    """A gzip whose middle is zero, where a tar is read as ended."""
+    whole = bytearray(gzip.decompress(make_tgz(place / "x.tgz", {f"set/{i}": b"1" for i in range(9)}).read_bytes()))
+    with gzip.open(place / "x.tgz", "wb", compresslevel=0) as file:
+        file.write(whole)
+    content = bytearray((place / "x.tgz").read_bytes())
+    content[4 * 1024 : -8] = bytes(len(content) - 4 * 1024 - 8)
+    (place / "x.tgz").write_bytes(content)
+    return place / "x.tgz"
+
+
+def cut_short(place):
+    """All of the tar, without the last bytes of its gzip."""
+    path = make_tgz(place / "x.tgz")
+    path.write_bytes(path.read_bytes()[:-10])
+    return path
+
+
+def flipped_lzma(place):
+    with zipfile.ZipFile(place / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("set/a.jpg", bytes(range(256)) * 40)
+    content = bytearray((place / "x.zip").read_bytes())
+    content[50:70] = b"\xff" * 20
+    (place / "x.zip").write_bytes(content)
+    return place / "x.zip"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        zeroed,
+        cut_short,
+        flipped_lzma,
         *(truncated(make_tgz, "x.tgz", share) for share in (0, 0.1, 0.5, 0.99)),
         *(truncated(make_zip, "x.zip", share) for share in (0, 0.1, 0.5, 0.99)),
         flipped(make_tgz, "x.tgz"),
