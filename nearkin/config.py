@@ -86,9 +86,8 @@ def read(arguments: list[str]) -> Settings:
             tree["out"] = file.parent  # a run's own, which may have been moved or copied since
         loss, size = tree["loss"], tree["embedding_size"]
         if "embedding_size" in required(loss["class_path"]) and loss["init_args"].get("embedding_size") == size:
-            del loss["init_args"][
-                "embedding_size"
-            ]  # as `checked` filled it in; the command line may name another for both
+            # As `checked` filled it in: the command line may name another for both.
+            del loss["init_args"]["embedding_size"]
     merge(tree, options)
     data = tree["data"]
     if data["root"] is data["name"] is None and "--print_config" in flags:

@@ -167,7 +167,7 @@ def test_methods_on_small_pictures_differ_in_their_loss_and_batches_alone(pictur
     trees = [yaml.safe_load((CONFIGS / name).read_text()) for name, _ in small.files() if pictures.name in name]
     batches = [batch for _, _, (_, batch), _ in small.methods(pictures)]
     assert len(trees) == len(batches) == 18
-    own = ("loss", "sampler", "steps", "warmup")
+    own = ("out", "loss", "sampler", "steps", "warmup")
     assert all({k: v for k, v in tree.items() if k not in own} == pictures.settings for tree in trees)
     for tree, batch in zip(trees, batches, strict=True):
         assert tree["steps"] * batch == pytest.approx(pictures.seen, abs=batch / 2)  # to half a step

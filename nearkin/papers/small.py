@@ -119,6 +119,7 @@ def files() -> Iterator[tuple[str, str]]:
             file = f"{pictures.name}/{name}.yaml"
             steps = round(pictures.seen / batch)
             settings = {
+                "out": f"runs/{pictures.name}/{name}",
                 **pictures.settings,
                 "loss": criterion,
                 "sampler": sampler,
