@@ -8,6 +8,7 @@ from PIL import Image
 from scipy.io import savemat
 from support import write_pictures
 
+from nearkin import cli
 from nearkin.data.cars196 import CARS196
 from nearkin.data.cub200 import CUB200
 from nearkin.data.published import Counts
@@ -47,6 +48,18 @@ def write_picture(path, colour=(90, 120, 60), grey=False):
 
 def colour_of(number):
     return tuple(int(value) for value in np.random.default_rng(number).integers(60, 190, 3))
+
+
+@pytest.fixture
+def nearkin(capsys):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What tests of several files call by name; fixtures are in conftest.py."""
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -33,3 +34,15 @@ def wait_for(condition, seconds=10.0):
             return
         time.sleep(0.05)
     assert condition()
+
+
+@contextmanager
+def opened_page(browser, page, drawn):
+    """A page just opened, 1280 by 900 pixels, and not one complaint on the console when the test is done with it."""
+    resize(browser, 1280)
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    wait_for(drawn)
+    yield browser
+    assert browser.get_log("browser") == []
+    assert browser.title.startswith("run <img")  # what the hostile names would change

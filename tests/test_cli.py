@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from nearkin import cli
 from nearkin.run_folder import RunFolder
 
 SMALL = [
@@ -19,18 +18,6 @@ SMALL = [
     "--steps",
     "3",
 ]
-
-
-@pytest.fixture
-def nearkin(capsys):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -493,16 +493,6 @@ def test_show_of_a_method_without_a_finished_run_is_said(done, request_for, caps
 # Command line
 
 
-@pytest.fixture
-def nearkin(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
 def test_the_command_prints_the_table_and_where_it_lies(nearkin, request_for, pictures):
     request = request_for(TWO)
     status, out, err = nearkin(

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support import resize, wait_for
+from support import opened_page, resize, wait_for
 from test_compare_page import data_of
 from test_compare_table import comparison, failed, run
 
@@ -55,13 +55,8 @@ def page(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page):
-    resize(browser, 1280)
-    browser.get_log("performance")
-    browser.get(page.as_uri())
-    wait_for(lambda: all(zoom(browser, side) == 1 for side in "ab"))
-    yield browser
-    assert browser.get_log("browser") == []
-    assert browser.title.startswith("run <img")  # what the hostile names would change
+    with opened_page(browser, page, lambda: all(zoom(browser, side) == 1 for side in "ab")):
+        yield browser
 
 
 def zoom(driver, side):

@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from nearkin import cli, config
+from nearkin import config
 from nearkin.data.source import PUBLISHED
 from nearkin.embed import load
 from nearkin.errors import InputError
@@ -33,18 +33,6 @@ SMALL = [
     "--steps",
     "2",
 ]
-
-
-@pytest.fixture
-def nearkin(capsys):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

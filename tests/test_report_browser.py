@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import resize, wait_for
+from support import opened_page, resize, wait_for
 
 from nearkin.report import report_page
 
@@ -54,14 +54,11 @@ def page(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page):
-    """The page just opened, 1280 by 900 pixels, and not one complaint on the console when the test is done."""
-    resize(browser, 1280)
-    browser.get_log("performance")
-    browser.get(page.as_uri())
-    wait_for(lambda: browser.find_element(By.ID, "map").get_dom_attribute("data-zoom") == "1.000")
-    yield browser
-    assert browser.get_log("browser") == []
-    assert browser.title.startswith("run <img")  # what the hostile names would change
+    def drawn():
+        return browser.find_element(By.ID, "map").get_dom_attribute("data-zoom") == "1.000"
+
+    with opened_page(browser, page, drawn):
+        yield browser
 
 
 def canvas(browser):
