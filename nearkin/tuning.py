@@ -76,6 +76,7 @@ LOSSES: dict[str, dict[str, Range]] = {
     "SpectralClusteringLoss": {},
     "DAMLLoss": {"margin": Range(0.1, 10.0, log=True)},
     "RankedListLoss": {"alpha": Range(0.8, 1.6), "margin": Range(0.0, 0.6), "temperature": Range(0.0, 20.0)},
+    "CrossBatchMemory": {"weight": Range(0.1, 10.0, log=True)},
     "DAMLRRMLoss": {"alpha": Range(0.5, 2.0, log=True, relative=True), "beta": Range(0.1, 1.0)},
 }
 

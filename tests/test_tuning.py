@@ -37,6 +37,8 @@ def test_ranges_are_of_arguments_that_the_loss_takes(name):
 def test_every_corner_of_the_ranges_is_a_loss(name):
     parameters = inspect.signature(EXPORTED[name]).parameters.values()
     required = {each.name: 8 for each in parameters if each.default is each.empty}  # num_classes, embedding_size
+    if "loss" in required:
+        required["loss"] = losses.ContrastiveLoss()
     defaults = {each.name: each.default for each in parameters}
     ranges = {key: each.around(defaults[key]) for key, each in tuning.LOSSES[name].items()}
     for corner in itertools.product(*((each.low, each.high) for each in ranges.values())):

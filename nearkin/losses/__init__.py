@@ -3,6 +3,7 @@
 from nearkin.losses.angular import AngularLoss
 from nearkin.losses.angular_hinge import AngularHingeLoss
 from nearkin.losses.contrastive import ContrastiveLoss
+from nearkin.losses.cross_batch_memory import CrossBatchMemory
 from nearkin.losses.daml import DAMLLoss
 from nearkin.losses.damlrrm import DAMLRRMLoss
 from nearkin.losses.ddml import DDMLLoss
@@ -21,6 +22,7 @@ __all__ = [
     "AngularHingeLoss",
     "AngularLoss",
     "ContrastiveLoss",
+    "CrossBatchMemory",
     "DAMLLoss",
     "DAMLRRMLoss",
     "DDMLLoss",

@@ -7,11 +7,10 @@ Shape key: N = batch size, D = embedding size.
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, distances, known_gradient, same_class
+from nearkin.losses.pairs import check_chunk_size, check_pairs
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class ContrastiveLoss(nn.Module):
@@ -24,30 +23,36 @@ class ContrastiveLoss(nn.Module):
     Args:
         margin: Distance, above 0, beyond which a negative costs nothing. On the unit sphere distances end at 2.
         normalize: Put the embeddings on the unit sphere first.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
-        ValueError: margin is not above 0 and finite.
+        ValueError: margin is not above 0 and finite; chunk_size is below 1.
     """
 
-    def __init__(self, margin: float = 1.0, normalize: bool = True) -> None:
+    def __init__(self, margin: float = 1.0, normalize: bool = True, chunk_size: int | None = None) -> None:
         super().__init__()
         if not 0 < margin < math.inf:
             raise ValueError(f"margin must be above 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where there is no pair."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
-        return contrastive(distances(x), labels, self.margin)
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
+        return contrastive(batch, self.margin, chunk_size=self.chunk_size)
 
 
-@known_gradient
-def contrastive(distance: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean of Eq. 4 over pairs, and its gradient by the distances (N, N)."""
+@pair_loss("distances", mirrored=True)
+def contrastive(distance: Tensor, tile: Tile, margin: float) -> tuple[Tensor, int, Tensor]:
+    """Return the sum of Eq. 4 over the pairs of a tile, their number, and the sum's slopes by the distances (B, M)."""
     # How far a positive is too far (above 0), a negative too near (below 0).
-    excess = torch.where(same_class(labels), distance, (distance - margin).clamp_max_(0))
-    pairs = max(len(distance) * (len(distance) - 1), 1)  # each from both ends
-    return excess.square().sum() / (2 * pairs), excess.div_(pairs)
+    excess = distance.clamp_max(margin).sub_(margin)
+    tile.set_members_(excess, distance.gather(1, tile.members))
+    return excess.square().sum() / 2, len(distance) * tile.others, excess

@@ -9,18 +9,10 @@ Shape key: N = batch size, D = embedding size, K = size of the largest class in 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import (
-    check_batch,
-    classmates,
-    distances,
-    known_gradient,
-    lowest,
-    same_class,
-    softmax_,
-)
+from nearkin.losses.pairs import check_chunk_size, check_pairs, exponentials_, lowest
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class LiftedStructureLoss(nn.Module):
@@ -33,37 +25,35 @@ class LiftedStructureLoss(nn.Module):
     Args:
         margin: Distance that negatives are pushed beyond, softly.
         normalize: Put the embeddings on the unit sphere first. The paper does not.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
-        ValueError: margin is not finite.
+        ValueError: margin is not finite; chunk_size is below 1.
     """
 
-    def __init__(self, margin: float = 1.0, normalize: bool = False) -> None:
+    def __init__(self, margin: float = 1.0, normalize: bool = False, chunk_size: int | None = None) -> None:
         super().__init__()
         if not math.isfinite(margin):
             raise ValueError(f"margin must be finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where there is no triplet."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
-        return lifted_structure(distances(x), labels, self.margin)
+        batch = check_pairs(embeddings, labels, normalize=self.normalize)
+        return lifted_structure(batch, self.margin, chunk_size=self.chunk_size)
 
 
-@known_gradient
-def lifted_structure(distance: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean of Eq. 4 over positive pairs, and its gradient by the distances (N, N)."""
-    positives, valid = classmates(labels)  # (N, K - 1), each pair from both ends
-    softmax, push = softmax_((margin - distance).masked_fill_(same_class(labels), lowest(distance)))
-    push_other = push.squeeze(1)[positives]
-    bound = torch.logaddexp(push, push_other) + distance.gather(1, positives)  # J
-    excess = bound.relu() * valid
-    pairs = valid.sum().clamp_min(1)
-    slope = excess / pairs
+@pair_loss("distances")
+def lifted_structure(distance: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of Eq. 4 over the ordered positive pairs of a tile, their number, and its slopes by (B, M)."""
+    logits = tile.set_members_(margin - distance, lowest(distance))
+    terms, total, push = exponentials_(logits)  # (B, M), (B, 1), (B, 1)
+    push_other = push.squeeze(1)[tile.local]  # (B, P)
+    bound = torch.logaddexp(push, push_other) + distance.gather(1, tile.positives)  # J
+    excess = bound.relu() * tile.valid
     # A sample's negatives are in the bound of each of its pairs, seen from this end and from the other.
-    share = 2 * (slope * (push - push_other).sigmoid()).sum(dim=1, keepdim=True)
-    gradient = softmax.mul_(-share).scatter_add_(1, positives, slope)
-    return excess.square().sum() / (2 * pairs), gradient
+    share = 2 * (excess * (push - push_other).sigmoid()).sum(dim=1, keepdim=True)
+    slopes = terms.mul_(-share / total).scatter_add_(1, tile.positives, excess)
+    return excess.square().sum() / 2, tile.valid.sum(), slopes

@@ -6,12 +6,13 @@ Shape key: N = batch size, D = embedding size, C = number of classes, K = size o
 """
 
 import math
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, check_classes, classmates, distances, same_class
+from nearkin.losses.pairs import FLOOR, Batch, check_chunk_size, check_classes, check_pairs, known_gradient, lowest
+from nearkin.losses.tiles import Pairs, Tile
 
 NEAREST = 0.5  # Nearer negatives weigh as if they were here: random points are so rare there that weights explode.
 FARTHEST = 1.4  # Negatives beyond are not drawn: with the default alpha and beta they cost nothing.
@@ -38,14 +39,20 @@ class MarginLoss(nn.Module):
         num_classes: C. If given, every class of anchors has a boundary of its own: a parameter (C,) that starts at
             beta. Labels are then class ids from 0 to C - 1.
         normalize: Put the embeddings on the unit sphere first.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
         ValueError: alpha is negative, beta not above 0, one of them not finite, or num_classes below 1; a label is
-            outside [0, num_classes).
+            outside [0, num_classes); chunk_size is below 1.
     """
 
     def __init__(
-        self, alpha: float = 0.2, beta: float = 1.2, num_classes: int | None = None, normalize: bool = True
+        self,
+        alpha: float = 0.2,
+        beta: float = 1.2,
+        num_classes: int | None = None,
+        normalize: bool = True,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= alpha < math.inf:
@@ -57,60 +64,94 @@ class MarginLoss(nn.Module):
         self.alpha = alpha
         self.beta = beta if num_classes is None else nn.Parameter(torch.full((num_classes,), float(beta)))
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where nothing is out of place."""
-        x = check_batch(embeddings, labels)
-        boundary: float | Tensor = self.beta
-        if isinstance(boundary, Tensor):
-            check_classes(labels, len(boundary))
-            boundary = boundary[labels.long(), None]  # (N, 1), of the anchor
-        if self.normalize:
-            x = F.normalize(x)
-        distance = distances(x)  # (N, N), anchor by other
-        on_sphere = distance.detach() if self.normalize else distances(F.normalize(x.detach()))
-        times = draw_pairs(on_sphere, labels, x.shape[1])
-
-        # A pair that counts k times costs k times as much.
-        hinge = (self.alpha * times.abs() + times * (distance - boundary)).relu()
-        terms = (times.abs() * (hinge > 0)).sum().clamp_min(1)
-        value: Tensor = hinge.sum() / terms
-        return value
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
+        if isinstance(self.beta, Tensor):
+            check_classes(labels, len(self.beta))
+            boundary = self.beta.to(batch.x.dtype)[labels.long()]  # (N,), of the anchor
+        else:
+            boundary = batch.x.new_full((len(labels),), self.beta)
+        if not len(labels) or (gallery is not None and not len(gallery)):
+            return (0 * batch.x).sum() + (0 * boundary).sum()
+        return margin(
+            batch.x, boundary, *batch.sides, labels, gallery_labels, self.alpha, self.normalize, self.chunk_size
+        )
 
 
-@torch.library.custom_op("nearkin::draw_pairs", mutates_args=(), tags=torch.Tag.nondeterministic_seeded)
-def draw_pairs(distance: Tensor, labels: Tensor, size: int) -> Tensor:
-    """Return how often each ordered pair counts, by the sign of its term, as (N, N).
+@partial(known_gradient, tags=torch.Tag.nondeterministic_seeded)
+def margin(
+    x: Tensor,
+    boundary: Tensor,
+    moving: Tensor | None,
+    fixed: Tensor | None,
+    labels: Tensor,
+    gallery_labels: Tensor | None,
+    alpha: float,
+    on_sphere: bool,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the mean of the terms above 0, and its gradients by x (N, D), boundary (N,) and the moving gallery."""
+    gallery = fixed if moving is None else moving
+    pairs = Pairs(Batch(x, labels, gallery, gallery_labels), "distances", "moves" if fixed is None else "constant")
+    order = pairs.order if pairs.alone else torch.arange(len(x), device=x.device)
+    boundary = boundary[order, None]
+    norm, other_norm = (torch.linalg.vector_norm(each, dim=1).clamp_min(FLOOR) for each in (pairs.x, pairs.gallery))
+    chance = torch.rand(len(x), pairs.largest, device=x.device).to(x.dtype)  # (N, K), for each possible positive
 
-    1 for a positive pair, -k for a negative that its anchor drew k times, else 0. As an operator of its own this may
-    have K in its shapes, and draws the same, under `torch.compile`.
+    value, terms, boundary_gradient = x.new_zeros(()), x.new_zeros(()), torch.zeros_like(boundary)
+    for tile in pairs.tiles(chunk_size):
+        distance, beta = tile.matrix, boundary[tile.rows]
+        on_unit_sphere = distance.clone()
+        if not on_sphere:  # |a - b|² = (|a| - |b|)² + |a| |b| (their distance after normalization)²
+            gap, product = norm[tile.rows, None] - other_norm, norm[tile.rows, None] * other_norm
+            on_unit_sphere.square_().sub_(gap.square_()).div_(product).clamp_min_(0).sqrt_()
+        drawn, counts = draw_negatives(on_unit_sphere, tile, x.shape[1], chance[tile.rows])
+        pull = (distance.gather(1, tile.positives) - (beta - alpha)).relu_() * tile.valid
+        push = (beta + alpha - distance.gather(1, drawn)).relu_() * counts
+        value += pull.sum() + push.sum()
+        pulled, pushed = pull.sign_(), push.sign_()  # 1 and 0
+        terms += pulled.sum() + pushed.sum()
+        boundary_gradient[tile.rows] = (pushed.sum(dim=1) - pulled.sum(dim=1))[:, None]
+        slopes = torch.zeros_like(distance).scatter_add_(1, tile.positives, pulled).scatter_add_(1, drawn, -pushed)
+        pairs.push(tile, slopes)
+    terms.clamp_min_(1)
+    by_x, by_gallery = pairs.gradients(terms)
+    by_boundary = torch.empty_like(boundary).index_copy_(0, order, boundary_gradient / terms).squeeze(1)
+    return value / terms, by_x, by_boundary, by_gallery
+
+
+def draw_negatives(distance: Tensor, tile: Tile, size: int, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw negatives for each query, as many as it has positives.
 
     Args:
-        distance: Distances between unit vectors (N, N).
-        labels: Class ids (N,).
+        distance: Between unit vectors (B, M); overwritten.
+        tile: Who is whose positive.
         size: D, on which the density of distances depends.
+        chance: Uniform random numbers in [0, 1) (B, P or more), which decide.
+
+    Returns:
+        Columns (B, P), and which of them count (B, P): as many as there are positives, none without negatives.
     """
-    times = torch.zeros_like(distance)
-    if len(times) < 2:
-        return times
-    positives, valid = classmates(labels)  # (N, K - 1)
-    if not positives.shape[1]:
-        return times
-    times.scatter_add_(1, positives, valid.to(times.dtype))
-
-    # log 1 / q, but for a constant. At D = 512 the weights of a row span hundreds of powers of ten.
+    # log 1 / q is (2 - D) log d + (3 - D) / 2 log(1 - d² / 4) but for a constant: -log d, plus the logarithm of one
+    # product. At D = 512 the weights of a row span hundreds of powers of ten.
     near = distance.clamp(NEAREST, FARTHEST)
-    log_weight = (2 - size) * near.log() - (size - 3) / 2 * (1 - near.square() / 4).log()
-    negative = ~same_class(labels)
-    within = negative & (distance <= FARTHEST)
-    # If none is within, they all weigh as the farthest: equally.
-    candidates = torch.where(within.any(dim=1, keepdim=True), within, negative)
-    has_negatives = negative.any(dim=1, keepdim=True)
-    weight = log_weight.masked_fill_(~candidates, -torch.inf).softmax(dim=1).masked_fill_(~has_negatives, 1)
-    drawn = weight.multinomial(positives.shape[1], replacement=True)  # (N, K - 1)
-    return times.scatter_add_(1, drawn, -(valid & has_negatives).to(times.dtype))
-
-
-@draw_pairs.register_fake
-def _(distance: Tensor, labels: Tensor, size: int) -> Tensor:
-    return torch.empty_like(distance)
+    square = near.square()
+    logits = square.addcmul_(square, square, value=-0.25).log_().mul_((3 - size) / 2)
+    too_far = distance.neg_().add_(FARTHEST).clamp_max_(0).sign_()  # -1 and 0
+    logits.add_(too_far, alpha=-lowest(logits))  # if none is within, they all weigh equally
+    peak = tile.set_members_(logits, -torch.inf).amax(dim=1, keepdim=True).clamp_min_(lowest(logits))
+    weight = logits.sub_(peak).clamp_min_(-80).exp_().div_(near)
+    reached = torch.threshold_(weight, 1e-34, 0.0).cumsum(dim=1)  # (B, M); e^-80 is 2e-35
+    target = chance[:, : tile.positives.shape[1]] * reached[:, -1:]  # below the last, as chance is below 1
+    # The first beyond the target: never one of weight 0.
+    drawn = torch.searchsorted(reached, target, right=True).clamp_(max=distance.shape[1] - 1)
+    return drawn, tile.valid & (tile.negatives > 0)

@@ -10,20 +10,11 @@ Shape key: N = batch size, D = embedding size, K = size of the largest class in 
 import math
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import (
-    check_batch,
-    classmates,
-    gram,
-    inner_products,
-    known_gradient,
-    lowest,
-    same_class,
-    softmax_,
-)
+from nearkin.losses.pairs import Batch, check_chunk_size, check_pairs, exponentials_, lowest, may_look, same_class
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class NPairLoss(nn.Module):
@@ -40,13 +31,20 @@ class NPairLoss(nn.Module):
         l2: Weight λ, at least 0, of the penalty λ / 4 · (mean |x_a|² + mean |x_p|²), which is λ / 2 · mean |x|²
             over the batch. It holds the norms, with which inner products grow.
         normalize: Put the embeddings on the unit sphere first. The papers do not.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
         ValueError: form is unknown; l2 is negative or not finite; with "mc", the batch has other than two samples per
-            class.
+            class; chunk_size is below 1.
     """
 
-    def __init__(self, form: Literal["tuplet", "mc"] = "tuplet", l2: float = 0.0, normalize: bool = False) -> None:
+    def __init__(
+        self,
+        form: Literal["tuplet", "mc"] = "tuplet",
+        l2: float = 0.0,
+        normalize: bool = False,
+        chunk_size: int | None = None,
+    ) -> None:
         super().__init__()
         if form not in ("tuplet", "mc"):
             raise ValueError(f'form must be "tuplet" or "mc", got {form!r}')
@@ -55,36 +53,46 @@ class NPairLoss(nn.Module):
         self.form = form
         self.l2 = l2
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, the penalty alone where there is no triplet."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
-        loss = tuplet(gram(x), labels) if self.form == "tuplet" else _multi_class(x, labels)
-        return loss + self.l2 / 2 * x.square().sum() / max(len(x), 1)
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
+        form = tuplet_loss if self.form == "tuplet" else multi_class
+        loss = form(batch, chunk_size=self.chunk_size)
+        return loss + self.l2 / 2 * batch.x.square().sum() / max(len(batch.x), 1) if self.l2 else loss
 
 
-@known_gradient
-def tuplet(products: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of AL Eq. 10 over ordered positive pairs, and its gradient by the inner products (N, N)."""
-    positives, valid = classmates(labels)  # (N, K - 1)
-    softmax, push = softmax_(products.masked_fill(same_class(labels), lowest(products)))  # (N, N), (N, 1)
-    exponent = push - products.gather(1, positives)
-    pairs = valid.sum().clamp_min(1)
-    slope = exponent.sigmoid() * valid / pairs
-    gradient = softmax.mul_(slope.sum(dim=1, keepdim=True)).scatter_add_(1, positives, -slope)
-    return (F.softplus(exponent) * valid).sum() / pairs, gradient
+def tuplet(products: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of AL Eq. 10 over ordered positive pairs, their number, and its slopes by the products (B, M)."""
+    pull = products.gather(1, tile.positives)  # (B, P)
+    terms, total, push = exponentials_(tile.set_members_(products, lowest(products)))  # (B, M), (B, 1), (B, 1)
+    exponent = push - pull
+    slope = exponent.sigmoid() * tile.valid
+    slopes = terms.mul_(slope.sum(dim=1, keepdim=True) / total).scatter_add_(1, tile.positives, -slope)
+    return (F.softplus(exponent) * tile.valid).sum(), tile.valid.sum(), slopes
 
 
-def _multi_class(x: Tensor, labels: Tensor) -> Tensor:
-    if not torch.compiler.is_compiling():
+tuplet_loss = pair_loss("inner products")(tuplet)
+
+
+def multi_class(batch: Batch, chunk_size: int | None) -> Tensor:
+    """Return RLL Eq. 2, which is `tuplet_loss` of the anchors with the positives for a gallery."""
+    x, labels, gallery, _ = batch
+    if gallery is not None:
+        raise ValueError('form="mc" compares a batch with itself, got a gallery: use form="tuplet"')
+    if may_look(labels):
         _check_pairs(labels)
     order = labels.long().argsort(stable=True)
-    anchors, positives = x[order].reshape(len(x) // 2, 2, x.shape[1]).unbind(dim=1)  # (N / 2, D) each
-    logits = inner_products(anchors, positives)  # (N / 2, N / 2)
-    target = torch.arange(len(logits), device=x.device)
-    return F.cross_entropy(logits, target, reduction="sum") / max(len(logits), 1)
+    anchors, positives = x[order].view(-1, 2, x.shape[1]).unbind(dim=1)  # (N / 2, D) each
+    classes = labels[order[::2]]
+    return tuplet_loss(Batch(anchors, classes, positives, classes), chunk_size=chunk_size)
 
 
 def _check_pairs(labels: Tensor) -> None:

@@ -7,10 +7,10 @@ Shape key: N = batch size, D = embedding size, K = size of the largest class in 
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, classmates, distances, known_gradient, same_class
+from nearkin.losses.pairs import check_chunk_size, check_pairs
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class RankedListLoss(nn.Module):
@@ -31,9 +31,11 @@ class RankedListLoss(nn.Module):
         negative_weight: λ in Eq. 13, at least 0.
         symmetric: Move the gallery too. The paper holds it constant: each term moves only its query.
         normalize: Put the embeddings on the unit sphere first, as the paper does.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
-        ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative; one is not finite.
+        ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative; one is not finite;
+            chunk_size is below 1.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RankedListLoss(nn.Module):
         negative_weight: float = 1.0,
         symmetric: bool = False,
         normalize: bool = True,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= margin <= alpha < math.inf:
@@ -56,35 +59,41 @@ class RankedListLoss(nn.Module):
         self.negative_weight = negative_weight
         self.symmetric = symmetric
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where nothing is out of place."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
+        numbers = self.alpha, self.margin, self.temperature, self.negative_weight
         # The gallery is held constant (after Eq. 13).
-        distance = distances(x, constant_gallery=not self.symmetric)  # (N, N), query by gallery
-        return ranked_list(distance, labels, self.alpha, self.margin, self.temperature, self.negative_weight)
+        return ranked_list(batch, *numbers, chunk_size=self.chunk_size, constant=not self.symmetric)
 
 
-@known_gradient
+@pair_loss("distances")
 def ranked_list(
-    distance: Tensor, labels: Tensor, alpha: float, margin: float, temperature: float, negative_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Return Eq. 14, and its gradient by the distances (N, N) with the weights held constant."""
+    distance: Tensor, tile: Tile, alpha: float, margin: float, temperature: float, negative_weight: float
+) -> tuple[Tensor, int, Tensor]:
+    """Return the sum of Eq. 13 over the queries of a tile, their number, and its slopes by the distances (B, M).
+
+    The weights are held constant.
+    """
     # Eq. 8. A query is never its own positive.
-    positives, valid = classmates(labels)  # (N, K - 1)
-    pull = (distance.gather(1, positives) - (alpha - margin)).relu_() * valid
-    push = (alpha - distance).relu_().masked_fill_(same_class(labels), 0)  # (N, N)
+    pull = (distance.gather(1, tile.positives) - (alpha - margin)).relu_() * tile.valid  # (B, P)
+    push = tile.set_members_((alpha - distance).relu_(), 0)  # (B, M)
 
     pull_weight = (pull > 0).to(pull.dtype)
     pull_weight.div_(pull_weight.sum(dim=1, keepdim=True).clamp_min_(1))
     # Eq. 9, scaled per row by exp(-T max push): cancels in Eq. 12, cannot overflow.
-    push_weight = (push - push.amax(dim=1, keepdim=True)).mul_(temperature).exp_().mul_(push > 0)
-    push_weight.div_(push_weight.sum(dim=1, keepdim=True).clamp_min_(1))
+    push_weight = (push - push.amax(dim=1, keepdim=True)).mul_(temperature).clamp_min_(-80).exp_().mul_(push.sign())
+    total = push_weight.sum(dim=1, keepdim=True).clamp_min_(1)
 
-    positive_loss = (pull_weight * pull).sum(dim=1)  # Eq. 11
-    negative_loss = (push_weight * push).sum(dim=1)  # Eq. 12
-    value = (positive_loss + negative_weight * negative_loss).mean()  # Eq. 13-14
-    gradient = push_weight.mul_(-negative_weight).scatter_add_(1, positives, pull_weight)
-    return value, gradient.div_(len(distance))
+    positive_loss = (pull_weight * pull).sum()  # Eq. 11
+    negative_loss = (push.mul_(push_weight).sum(dim=1, keepdim=True) / total).sum()  # Eq. 12
+    slopes = push_weight.mul_(-negative_weight / total).scatter_add_(1, tile.positives, pull_weight)
+    return positive_loss + negative_weight * negative_loss, len(distance), slopes

@@ -8,10 +8,10 @@ Shape key: N = batch size, D = embedding size, K = size of the largest class in 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, classmates, known_gradient, same_class, squared_distances
+from nearkin.losses.pairs import check_chunk_size, check_pairs
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class SemihardTripletLoss(nn.Module):
@@ -25,49 +25,53 @@ class SemihardTripletLoss(nn.Module):
     Args:
         margin: Gap between squared distances, at least 0. On the unit sphere squared distances end at 4.
         normalize: Put the embeddings on the unit sphere first.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
-        ValueError: margin is negative or not finite.
+        ValueError: margin is negative or not finite; chunk_size is below 1.
     """
 
-    def __init__(self, margin: float = 0.2, normalize: bool = True) -> None:
+    def __init__(self, margin: float = 0.2, normalize: bool = True, chunk_size: int | None = None) -> None:
         super().__init__()
         if not 0 <= margin < math.inf:
             raise ValueError(f"margin must be at least 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where there is no triplet."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
-        return semihard(squared_distances(x), labels, self.margin)
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
+        return semihard(batch, self.margin, chunk_size=self.chunk_size)
 
 
-@known_gradient
-def semihard(d2: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean over ordered positive pairs, and its gradient by the squared distances (N, N)."""
-    positives, valid = classmates(labels)  # (N, K - 1)
-    same = same_class(labels)
-    negatives = d2.masked_fill(same, torch.inf)
-    farthest = d2.masked_fill(same, -torch.inf).argmax(dim=1, keepdim=True)
+@pair_loss("squared distances")
+def semihard(d2: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum over the ordered positive pairs of a tile, their number, and its slopes by (B, M)."""
     eps = torch.finfo(d2.dtype).eps
     rounding = 64 * eps * d2.amax(dim=1, keepdim=True)
+    pull = d2.gather(1, tile.positives)  # (B, P)
+    farthest = tile.set_members_(d2, -torch.inf).argmax(dim=1, keepdim=True)
+    negatives = tile.set_members_(d2, torch.inf)
 
-    total, gradient = d2.new_zeros(()), torch.zeros_like(d2)
-    for positive, counts in zip(positives.T[..., None], valid.T[..., None], strict=True):
-        d2_positive = d2.gather(1, positive)  # (N, 1)
+    value, slopes = d2.new_zeros(()), torch.zeros_like(d2)
+    for i, positive in enumerate(tile.positives.T[..., None]):
+        d2_positive, counts = pull[:, i, None], tile.valid[:, i, None]  # (B, 1)
         # A duplicate of the positive is as far as the positive; rounding must not take it beyond. Near duplicates of
-        # the anchor are known better than the rest of its row (`squared_distances`).
+        # the anchor are known better than the rest of its row (`finish_squared_distances_`).
         nearest_beyond = d2_positive + torch.minimum(rounding, 32 * eps**0.5 * d2_positive)
         beyond = torch.threshold_(negatives - nearest_beyond, 0.0, torch.inf)
         gap, nearest = beyond.min(dim=1, keepdim=True)
         negative = torch.where(gap.isinf(), farthest, nearest)
         hinge = d2_positive - negatives.gather(1, negative) + margin  # minus infinity without negatives
         hinge = hinge.relu_().masked_fill_(~counts, 0)
-        total += hinge.sum()
-        active = hinge.gt_(0)  # 1 and 0
-        gradient.scatter_add_(1, positive, active).scatter_add_(1, negative, -active)
-    pairs = valid.sum().clamp_min(1)
-    return total / pairs, gradient.div_(pairs)
+        value += hinge.sum()
+        active = hinge.sign_()  # 1 and 0
+        slopes.scatter_add_(1, positive, active).scatter_add_(1, negative, -active)
+    return value, tile.valid.sum(), slopes

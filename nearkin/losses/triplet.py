@@ -9,10 +9,10 @@ Shape key: N = batch size, D = embedding size, K = size of the largest class in 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, classmates, known_gradient, same_class, squared_distances
+from nearkin.losses.pairs import check_chunk_size, check_pairs, may_look
+from nearkin.losses.tiles import Tile, pair_loss
 
 
 class TripletLoss(nn.Module):
@@ -26,45 +26,58 @@ class TripletLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
         disjoint: Use N / 3 triplets, each sample in one (T-I): the batch is the anchors, then their positives,
             then their negatives. Otherwise use all triplets of the labels (T-II).
+        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
 
     Raises:
-        ValueError: margin is negative or not finite; with disjoint, the batch is not made of such thirds.
+        ValueError: margin is negative or not finite; chunk_size is below 1; with disjoint, the batch is not made of
+            such thirds.
     """
 
-    def __init__(self, margin: float = 0.2, normalize: bool = True, disjoint: bool = False) -> None:
+    def __init__(
+        self,
+        margin: float = 0.2,
+        normalize: bool = True,
+        disjoint: bool = False,
+        chunk_size: int | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= margin < math.inf:
             raise ValueError(f"margin must be at least 0 and finite, got {margin}")
         self.margin = margin
         self.normalize = normalize
+        self.chunk_size = check_chunk_size(chunk_size)
         self.disjoint = disjoint
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
+    ) -> Tensor:
         """Map embeddings (N, D) and class ids (N,) to a scalar, 0 where there is no triplet."""
-        x = check_batch(embeddings, labels)
-        if self.normalize:
-            x = F.normalize(x)
+        batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
         if not self.disjoint:
-            return batch_all(squared_distances(x), labels, self.margin)
-        return disjoint_triplets(*thirds(x, labels), self.margin)
+            return batch_all(batch, self.margin, chunk_size=self.chunk_size)
+        if gallery is not None:
+            raise ValueError("disjoint triplets lie in one batch, got a gallery: use disjoint=False")
+        return disjoint_triplets(*thirds(batch.x, labels), self.margin)
 
 
-@known_gradient
-def batch_all(d2: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean of Eq. 2 over all triplets, and its gradient by the squared distances (N, N)."""
-    positives, valid = classmates(labels)  # (N, K - 1)
-    same = same_class(labels)
-    negatives = d2.masked_fill(same, torch.inf)  # beyond any threshold
-    thresholds = (d2.gather(1, positives) + margin).masked_fill_(~valid, -torch.inf)
+@pair_loss("squared distances")
+def batch_all(d2: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of Eq. 2 over all triplets of a tile, their number, and its slopes by (B, M)."""
+    thresholds = (d2.gather(1, tile.positives) + margin).masked_fill_(~tile.valid, -torch.inf)  # (B, P)
+    negatives = tile.set_members_(d2, torch.inf)  # beyond any threshold
 
-    total, gradient = d2.new_zeros(()), torch.zeros_like(d2)
-    for positive, threshold in zip(positives.T[..., None], thresholds.T[..., None], strict=True):
+    value, slopes, pulls = d2.new_zeros(()), torch.zeros_like(d2), torch.zeros_like(thresholds)
+    for i, threshold in enumerate(thresholds.T[..., None]):
         hinge = (threshold - negatives).relu_()
-        total += hinge.sum()
-        active = hinge.gt_(0)  # 1 and 0
-        gradient.sub_(active).scatter_add_(1, positive, active.sum(dim=1, keepdim=True))
-    triplets = (valid.sum(dim=1) * (~same).sum(dim=1)).sum().clamp_min(1)
-    return total / triplets, gradient.div_(triplets)
+        value += hinge.sum()
+        active = hinge.sign_()  # 1 and 0
+        slopes.sub_(active)
+        pulls[:, i] = active.sum(dim=1)
+    return value, (tile.valid * tile.negatives).sum(), slopes.scatter_add_(1, tile.positives, pulls)
 
 
 def disjoint_triplets(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
@@ -78,14 +91,14 @@ def thirds(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return anchors, positives and negatives, (N / 3, D) each, of a batch (N, D) in that order.
 
     Raises:
-        ValueError: The batch is not made of such thirds. Under `torch.compile` the labels are not looked at.
+        ValueError: The batch is not made of such thirds. Labels are looked at where `may_look`.
     """
     if len(labels) % 3:
         raise ValueError(
             "disjoint triplets are a batch of anchors, then positives, then negatives, in equal thirds, "
             f"got {len(labels)} samples: pass a multiple of 3, in the order of DisjointTripletSampler"
         )
-    if not torch.compiler.is_compiling():
+    if may_look(labels):
         anchor, positive, negative = labels.reshape(3, len(labels) // 3)
         wrong = int(((anchor != positive) | (anchor == negative)).sum())
         if wrong:

@@ -55,3 +55,11 @@ def test_finite_at_any_norm(norm):
 def test_rejects_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         DDMLLoss(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_little_that_pairs_in_place_cost_is_not_rounded_off(dtype):
+    # Negatives at d² = 16 against tau + 1 = 3.5: log(1 + e^-25) is less than float32 tells from 1.
+    x = torch.tensor([[0.0], [4.0]], dtype=dtype)
+    value = DDMLLoss(beta=2.0, tau=2.5, normalize=False)(x, torch.arange(2))
+    assert value.item() == pytest.approx(math.log1p(math.exp(-25)) / 2 / 2, rel=1e-5)

@@ -87,14 +87,15 @@ def parameter_gradients(loss, x, y):
 
 
 def test_all_are_exported_and_modules():
-    assert {type(loss).__name__ for loss in LOSSES.values()} == set(losses.__all__)
+    around_others = {"CrossBatchMemory"}
+    assert {type(loss).__name__ for loss in LOSSES.values()} | around_others == set(losses.__all__)
     assert all(isinstance(loss, torch.nn.Module) for loss in LOSSES.values())
     assert losses.__all__ == sorted(losses.__all__)
 
 
 NUMBERS = [
     (name, each.name)
-    for name in losses.__all__
+    for name in sorted({type(loss).__name__ for loss in LOSSES.values()})
     for each in inspect.signature(getattr(losses, name)).parameters.values()
     if each.annotation is float
 ]

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from nearkin.losses import MarginLoss
-from nearkin.losses.margin import draw_pairs
+from nearkin.losses.margin import draw_negatives
+from nearkin.losses.pairs import Batch
+from nearkin.losses.tiles import Pairs
 
 
 def unit_distances(x):
@@ -15,7 +17,17 @@ def unit_distances(x):
 def draw(x, y, seed=0):
     """Draws of a loss that is called behind the same seed: how many times each anchor (row) drew each other."""
     torch.manual_seed(seed)
-    return (-draw_pairs(unit_distances(x.detach()), y, x.shape[1])).clamp_min(0)
+    if not len(x):
+        return torch.zeros(0, 0)
+    unit = torch.nn.functional.normalize(x.detach())
+    pairs = Pairs(Batch(unit, y, None, None), "distances")
+    chance = torch.rand(len(x), pairs.largest).to(x.dtype)
+    times = torch.zeros(len(x), len(x), dtype=x.dtype)
+    for tile in pairs.tiles():
+        drawn, counts = draw_negatives(tile.matrix.clone(), tile, x.shape[1], chance[tile.rows])
+        times[tile.rows] = times[tile.rows].scatter_add(1, drawn, counts.to(x.dtype))
+    back = pairs.order.argsort()
+    return times[back][:, back]
 
 
 def reference(x, y, draws, alpha, beta):
@@ -124,6 +136,26 @@ def test_negatives_are_drawn_with_one_over_the_density_of_their_distance(size, g
     chi2 = float(((observed - expected)[common].square() / expected[common]).sum())
     freedom = int(common.sum()) - 1
     assert chi2 <= freedom + 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [5, 200])
+def test_no_chance_draws_what_weighs_nothing(dtype, n):
+    # Classmates stand first and last in the row, and so does a negative too far: chances at the ends would meet them.
+    x = torch.nn.functional.normalize(torch.randn(n, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)))
+    x[1] = -x[0]
+    y = torch.tensor([0, 1, *range(2, n - 1), 0])
+    unit = unit_distances(x)
+    tile = next(Pairs(Batch(x, y, None, None), "distances").tiles())
+    order = torch.tensor([0, n - 1, *range(1, n - 1)])  # as sorted by class
+    allowed = (unit[0][order] <= 1.4) & (torch.arange(n) > 1)
+    most = 1 - torch.finfo(dtype).eps / 2
+    for chance in (0.0, most):
+        drawn, counts = draw_negatives(
+            tile.matrix.clone(), tile, 3, torch.full((n, 2), chance, dtype=dtype)[: len(tile.matrix)]
+        )
+        assert counts[0].all()
+        assert allowed[drawn[0]].all()
 
 
 def test_weights_are_taken_to_the_largest_of_their_own_row():
