@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.fabric.loggers.logger import Logger
 
 from nearkin.errors import InputError
 from nearkin.files import write_file
@@ -139,7 +138,8 @@ class RunFolder:
     def changed(self, config: dict[str, Any]) -> tuple[str, Any, Any] | None:
         """The first key in which the run that was begun here differs, its value then and now; None where none does."""
         begun, now = flat(self.config()), flat(config)
-        keys = sorted((begun.keys() | now.keys()) - {"out"})  # a run's folder may have been moved
+        # A run's folder may have been moved; and the pictures are the same from a cache.
+        keys = sorted((begun.keys() | now.keys()) - {"out", "data.cache"})
         return next(((key, begun.get(key), now.get(key)) for key in keys if begun.get(key) != now.get(key)), None)
 
     def config(self) -> dict[str, Any]:
@@ -184,36 +184,6 @@ class RunFolder:
             return [json.loads(line) for line in lines[:-1] if line]
         except ValueError as error:
             raise InputError(f"{self.metrics} is damaged ({error}); repair or remove it") from error
-
-
-class JsonLines(Logger):
-    """Fabric logger that appends to `metrics.jsonl`: one object a line, `step` first."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows after this step: a resumed run is about to write them again."""
-        rows = [row for row in self.run.history() if row["step"] <= step]
-        write_file(self.run.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-    @property
-    def name(self) -> str:
-        return "jsonl"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        try:
-            with open(self.run.metrics, "a") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.run.metrics)) from error
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` holds them."""
 
 
 def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

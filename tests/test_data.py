@@ -170,7 +170,7 @@ def data_of(*arguments):
 
 def test_the_forms_of_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    default = {"root": str(tmp_path / "data" / "cub200"), "name": "cub200", "validation": 0.0, "fold": 0}
+    default = {"root": str(tmp_path / "data" / "cub200"), "name": "cub200", "validation": 0.0, "fold": 0, "cache": None}
     assert data_of("--data", "cub200") == default
     assert data_of("--data.name", "cub200") == default
     elsewhere = {**default, "root": "/birds"}
@@ -183,12 +183,14 @@ def test_the_forms_of_data(tmp_path, monkeypatch):
         "name": None,
         "validation": 0.0,
         "fold": 0,
+        "cache": None,
     }
     assert data_of("--data", "list.csv") == {
         "root": str(tmp_path / "list.csv"),
         "name": None,
         "validation": 0.0,
         "fold": 0,
+        "cache": None,
     }
 
 
@@ -197,10 +199,22 @@ def test_data_of_the_command_line_replaces_that_of_the_file(tmp_path, monkeypatc
     for text in ("data: cub200", "data: {name: cub200}", "data: {name: cub200, root: /birds, validation: 0.0}"):
         (tmp_path / "c.yaml").write_text(text)
         assert data_of("c.yaml")["name"] == "cub200"
-        assert data_of("c.yaml", "--data", "/mine") == {"root": "/mine", "name": None, "validation": 0.0, "fold": 0}
-        assert data_of("c.yaml", "--data.root", "/b") == {"root": "/b", "name": "cub200", "validation": 0.0, "fold": 0}
+        assert data_of("c.yaml", "--data", "/mine") == {
+            "root": "/mine",
+            "name": None,
+            "validation": 0.0,
+            "fold": 0,
+            "cache": None,
+        }
+        assert data_of("c.yaml", "--data.root", "/b") == {
+            "root": "/b",
+            "name": "cub200",
+            "validation": 0.0,
+            "fold": 0,
+            "cache": None,
+        }
     (tmp_path / "c.yaml").write_text("data: {root: /mine, validation: 0.2}")
-    expected = {"root": str(tmp_path / "data" / "sop"), "name": "sop", "validation": 0.2, "fold": 0}
+    expected = {"root": str(tmp_path / "data" / "sop"), "name": "sop", "validation": 0.2, "fold": 0, "cache": None}
     assert data_of("c.yaml", "--data", "sop") == expected
 
 
@@ -252,7 +266,13 @@ def test_a_run_on_a_data_set_with_a_name(nearkin, small_cub, published, tmp_path
     assert "15 pictures of 5 unseen classes" in out
     images, _ = small.open(root)
     check_run(nearkin, run, images.classes[:4], 5)
-    assert RunFolder(run).config()["data"] == {"root": str(root), "name": "cub200", "validation": 0.5, "fold": 0}
+    assert RunFolder(run).config()["data"] == {
+        "root": str(root),
+        "name": "cub200",
+        "validation": 0.5,
+        "fold": 0,
+        "cache": None,
+    }
     assert nearkin("report", run)[0] == 0
     assert "cub200" in (run / "report.html").read_text()
 

@@ -2,7 +2,8 @@
 
 from nearkin.data.augment import Augmentation, centre_crop
 from nearkin.data.folder import ClassSplit, ImageList, scan, split_classes
-from nearkin.data.pictures import Pictures, Preprocessing, prefetch, read_all
+from nearkin.data.pictures import Pictures, prefetch, read_all
+from nearkin.data.preprocessing import Preprocessing
 from nearkin.data.samplers import ClassBalancedSampler, DisjointTripletSampler, NPairSampler
 from nearkin.data.source import Data
 from nearkin.data.two_streams import TwoStreamSampler

@@ -46,17 +46,21 @@ class Data:
             one is taken.
         fold: Which of the parts of that size is held out, from 0: with 0.25, fold 2 is the third quarter of the
             training classes, shuffled by the run's seed.
+        cache: Folder where decoded pictures are kept for other runs and commands, and found; null decodes them each
+            time. A picture whose path, size or time of change differs is read again.
     """
 
     root: Path
     name: str | None = None
     validation: float = 0.0
     fold: int = 0
+    cache: Path | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Data":
         """From the `data` of a run's configuration."""
-        return cls(**{**config, "root": Path(config["root"])})
+        cache = config.get("cache")
+        return cls(**{**config, "root": Path(config["root"]), "cache": cache and Path(cache)})
 
     @classmethod
     def at(cls, root: str | Path | None, name: str | None) -> "Data":

@@ -23,8 +23,8 @@ def test_pictures_classes_and_names_are_those_of_the_annotations(small_cars):
 
 def test_grey_pictures_become_rgb(small_cars):
     root, cars = small_cars()
-    modes = [read_image(path).mode for path in cars.open(root)[0].paths]
-    assert modes == ["RGB"] * 12
+    shapes = [read_image(path).shape for path in cars.open(root)[0].paths]
+    assert shapes == [(16, 16, 3)] * 12
 
 
 def rewritten(root, **changes):

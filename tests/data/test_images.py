@@ -60,14 +60,17 @@ class TestSources:
         with path.open("rb") as file, Image.open(path) as image:
             for source in (path, str(path), path.read_bytes(), file, image, picture):
                 result = read_image(source)
-                assert result.mode == "RGB"
+                assert result.dtype == np.uint8
                 np.testing.assert_array_equal(result, picture)
             assert not file.closed
 
     def test_a_callers_image_stays_as_it_is(self, picture):
         image = Image.fromarray(picture)
-        read_image(image).paste("red", (0, 0, 24, 16))
+        read_image(image)[:] = 7
         np.testing.assert_array_equal(image, picture)
+        array = picture.copy()
+        read_image(array)[:] = 7
+        np.testing.assert_array_equal(array, picture)
 
     def test_grey_array(self):
         grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -147,7 +150,7 @@ class TestModes:
         np.testing.assert_array_equal(result, np.stack([values // 257] * 3, axis=2))
 
     def test_sixteen_bit_mode_of_an_image_in_memory(self):
-        assert read_image(Image.new("I;16B", (1, 1), 0x8000)).getpixel((0, 0)) == (128,) * 3
+        assert read_image(Image.new("I;16B", (1, 1), 0x8000)).tolist() == [[[128] * 3]]
 
     @pytest.mark.parametrize("top", [1, 255, 65535])
     def test_floats(self, top):
@@ -177,7 +180,59 @@ class TestModes:
         red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
         options = {"lossless": True} if format == "WEBP" else {}
         data = encode(red, format, save_all=True, append_images=[blue], **options)
-        assert read_image(data).getpixel((8, 8)) == (255, 0, 0)
+        assert read_image(data)[8, 8].tolist() == [255, 0, 0]
+
+
+class TestJpeg:
+    """What is decoded outside Pillow has Pillow's pixels, and Pillow has the last word on what is not sound."""
+
+    KINDS = (
+        *({"subsampling": each} for each in ("4:4:4", "4:2:2", "4:2:0")),
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"quality": 5, "optimize": True},
+    )
+
+    @pytest.mark.parametrize("options", KINDS, ids=str)
+    @pytest.mark.parametrize("side", [(97, 130), (16, 400), (401, 255)])
+    @pytest.mark.parametrize("at_least", [None, 3, 20, 100])
+    def test_the_pixels_of_pillow(self, options, side, at_least):
+        noise = np.random.default_rng(0).integers(256, size=(*side, 3)).astype(np.uint8)
+        for stored in (noise, noise[..., 0]):
+            data = encode(stored, "JPEG", **options)
+            image = Image.open(io.BytesIO(data))
+            if at_least is not None:
+                image.draft(None, (2 * at_least, 2 * at_least))
+            np.testing.assert_array_equal(read_image(data, at_least), np.asarray(image.convert("RGB")))
+
+    def test_sound_ones_are_not_left_to_pillow(self, photo, monkeypatch):
+        monkeypatch.setattr(ImageFile.ImageFile, "load", no_decoding)
+        assert read_image(encode(photo, "JPEG", exif=exif(6))).shape == (600, 400, 3)
+        assert read_image(encode(photo[..., 0], "JPEG"), at_least=30).shape == (100, 150, 3)
+
+    def test_what_libjpeg_only_warns_of_is_pillows_to_judge(self, photo):
+        data = encode(photo, "JPEG")
+        stray = data[:-2] + b"\0\0\0" + data[-2:]  # bytes between the last pixel and the end: some cameras do so
+        np.testing.assert_array_equal(read_image(stray), read_image(data))
+
+    def test_a_bomb(self, photo, monkeypatch):
+        data = bytearray(encode(photo, "JPEG"))
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+        monkeypatch.setattr("simplejpeg.decode_jpeg", no_decoding)
+        with pytest.raises(UnreadableImage, match="60000 x 60000 pixels, the limit is 250 megapixels"):
+            read_image(bytes(data), at_least=30)
+
+    def test_orientation_behind_other_segments(self, photo):
+        data = encode(photo, "JPEG", exif=exif(6), comment=b"\xff\xda\xff\xe0")
+        start = data.index(b"\xff\xe1")
+        profile = b"\xff\xe2\x00\x08\xff\xda\x00\x02\xff\xda"  # holds what looks like the start of the pixels
+        for before in (profile, profile + b"\xff", b"\xff\xff\xff"):  # and any number of bytes 255 may stand there
+            assert read_image(data[:start] + before + data[start:]).shape == (600, 400, 3)
+
+    def test_orientation_in_xmp(self, photo):
+        data = encode(photo, "JPEG", xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>')
+        assert read_image(data).shape == (600, 400, 3)
 
 
 # Where the file's row 0 and column 0 lie in the upright picture, from the EXIF specification.
@@ -236,18 +291,18 @@ class TestOrientation:
                 corrupt[at] = rng.integers(256)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow says what is wrong with the EXIF
-                assert read_image(bytes(corrupt), at_least=20).size in {(75, 50), (50, 75)}
+                assert read_image(bytes(corrupt), at_least=20).shape in {(50, 75, 3), (75, 50, 3)}
 
     @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
     def test_exif_that_is_none_at_all(self, photo, format):
-        assert read_image(encode(photo, format, exif=b"Exif\0\0rubbish")).size == (600, 400)
+        assert read_image(encode(photo, format, exif=b"Exif\0\0rubbish")).shape == (400, 600, 3)
 
     def test_an_orientation_that_is_no_number(self, photo):
         short, ascii = b"\x01\x12\x00\x03", b"\x01\x12\x00\x02"  # tag 0x0112 and its type
         tags = exif(6).tobytes()
         assert short in tags
         data = encode(photo, "JPEG", exif=tags.replace(short, ascii))
-        assert read_image(data).size == (600, 400)
+        assert read_image(data).shape == (400, 600, 3)
 
 
 class TestUnreadable:
@@ -304,7 +359,7 @@ class TestUnreadable:
                 for at in rng.integers(0, 100, size=3):
                     noisy[at] = rng.integers(256)
                 with contextlib.suppress(UnreadableImage):
-                    assert read_image(bytes(noisy)).mode == "RGB"
+                    assert read_image(bytes(noisy)).shape[2] == 3
 
 
 class TestSize:
@@ -319,12 +374,12 @@ class TestSize:
     def test_a_200_megapixel_photo_is_read(self):
         # A 12 MB JPEG of one grey; at_least keeps it to 1/64 of its pixels.
         data = encode(Image.new("L", (16_320, 12_240), 128), "JPEG")
-        assert read_image(data, at_least=224).size == (2040, 1530)
+        assert read_image(data, at_least=224).shape == (1530, 2040, 3)
 
     def test_a_large_tiff_is_read_by_our_limit_not_by_pillows(self, monkeypatch):
         data = encode(Image.new("1", (100, 80), 1), "TIFF", compression="group4")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        assert read_image(data).size == (100, 80)
+        assert read_image(data).shape == (80, 100, 3)
 
     def test_pillows_own_limit_stays(self):
         before = Image.MAX_IMAGE_PIXELS
@@ -334,10 +389,10 @@ class TestSize:
 
     @pytest.mark.parametrize(("at_least", "expected"), [(None, 400), (25, 50), (26, 100), (100, 200), (300, 400)])
     def test_at_least(self, photo, at_least, expected):
-        assert read_image(encode(photo, "JPEG"), at_least=at_least).size == (expected * 3 // 2, expected)
+        assert read_image(encode(photo, "JPEG"), at_least=at_least).shape == (expected, expected * 3 // 2, 3)
 
     def test_at_least_leaves_a_png_whole(self, photo):
-        assert read_image(encode(photo, "PNG"), at_least=10).size == (600, 400)
+        assert read_image(encode(photo, "PNG"), at_least=10).shape == (400, 600, 3)
 
 
 def test_threads(photo):
@@ -360,14 +415,14 @@ class TestToSquare:
     @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
     @pytest.mark.parametrize("shape", [(400, 600), (600, 400), (300, 300), (1, 900), (7, 5)])
     def test_shape_and_type(self, fit, shape):
-        result = to_square(Image.new("RGB", shape, (10, 20, 30)), 48, fit)
+        result = to_square(np.full((*shape, 3), (10, 20, 30), np.uint8), 48, fit)
         assert result.shape == (48, 48, 3)
         assert result.dtype == np.uint8
         assert result.flags.writeable
         assert (result == (10, 20, 30)).all(axis=2)[22:26].any()
 
     def test_squash_keeps_the_corners(self, photo):
-        result = to_square(Image.fromarray(photo), 20, "squash").astype(float)
+        result = to_square(photo, 20, "squash").astype(float)
         means = photo.reshape(20, 20, 20, 30, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(result, means, atol=6)
 
@@ -375,12 +430,11 @@ class TestToSquare:
     def test_crop_takes_the_centre(self, tall):
         wide = np.zeros((100, 300, 3), np.uint8)
         wide[:, 90:210] = 255
-        image = Image.fromarray(wide.swapaxes(0, 1) if tall else wide)
-        assert (to_square(image, 10, "crop") == 255).all()
+        assert (to_square(wide.swapaxes(0, 1) if tall else wide, 10, "crop") == 255).all()
 
     @pytest.mark.parametrize("tall", [False, True])
     def test_pad_keeps_everything_on_white(self, tall):
-        image = Image.new("RGB", (100, 300) if tall else (300, 100), "black")
+        image = np.zeros((300, 100, 3) if tall else (100, 300, 3), np.uint8)
         result = to_square(image, 30, "pad").swapaxes(0, 1) if tall else to_square(image, 30, "pad")
         assert (result[:10] == 255).all()
         assert (result[10:20] == 0).all()
@@ -392,7 +446,28 @@ class TestToSquare:
         result = to_square(read_image(board), 32)
         np.testing.assert_allclose(result, np.full((32, 32, 3), 127.5), atol=6)
 
-    @pytest.mark.parametrize(("mode", "size", "fit"), [("L", 8, "crop"), ("RGB", 0, "crop"), ("RGB", 8, "stretch")])
-    def test_arguments(self, mode, size, fit):
-        with pytest.raises(ValueError, match="expected mode RGB, size >= 1 and fit in"):
-            to_square(Image.new(mode, (9, 9)), size, fit)
+    @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+    @pytest.mark.parametrize(("shape", "size"), [((261, 348), 256), ((105, 105), 28), ((20, 31), 64), ((90, 40), 17)])
+    def test_as_pillow_to_within_one(self, shape, size, fit):
+        noise = np.random.default_rng(0).integers(256, size=(*shape, 3)).astype(np.uint8)
+        height, width = shape
+        if fit == "pad":
+            scale = size / max(shape)
+            small = Image.fromarray(noise).resize((round(width * scale), round(height * scale)), 2)
+            square = Image.new("RGB", (size, size), "white")
+            square.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
+        else:
+            side = min(shape)
+            left, top = ((width - side) // 2, (height - side) // 2) if fit == "crop" else (0, 0)
+            box = (left, top, left + side, top + side) if fit == "crop" else (0, 0, width, height)
+            square = Image.fromarray(noise).crop(box).resize((size, size), 2)
+        difference = to_square(noise, size, fit).astype(int) - np.asarray(square)
+        assert np.abs(difference).max() <= 1
+
+    @pytest.mark.parametrize(
+        ("shape", "size", "fit"),
+        [((9, 9), 8, "crop"), ((9, 9, 4), 8, "crop"), ((9, 9, 3), 0, "crop"), ((9, 9, 3), 8, "no")],
+    )
+    def test_arguments(self, shape, size, fit):
+        with pytest.raises(ValueError, match=r"expected \(H, W, 3\), size >= 1 and fit in"):
+            to_square(np.zeros(shape, np.uint8), size, fit)

@@ -89,7 +89,7 @@ def test_prefetch_keeps_the_order_and_decodes_ahead(make_folder):
             drawn.append(i)
             yield np.array([i])
 
-    for i, batch in enumerate(prefetch(pictures, batches(), ahead=2)):
+    for i, batch in enumerate(prefetch(pictures.__getitem__, batches(), ahead=2)):
         assert torch.equal(batch[0], reference(images.paths[i]))
         assert len(drawn) == min(i + 3, 8)
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
@@ -98,7 +98,7 @@ def test_prefetch_keeps_the_order_and_decodes_ahead(make_folder):
 def test_prefetch_passes_errors_on(tmp_path):
     (tmp_path / "a.png").write_text("no")
     with pytest.raises(ValueError, match=r"a\.png"):
-        list(prefetch(Pictures([tmp_path / "a.png"], PREPROCESSING), [np.array([0])]))
+        list(prefetch(Pictures([tmp_path / "a.png"], PREPROCESSING).__getitem__, [np.array([0])]))
 
 
 @pytest.mark.parametrize(
