@@ -7,7 +7,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from nearkin.metrics.clustering import nmi, pairwise_f1
-from nearkin.metrics.inputs import Array, as_embeddings, as_labels
+from nearkin.metrics.inputs import Array, Progress, as_embeddings, as_labels
 from nearkin.metrics.kmeans import kmeans
 from nearkin.metrics.retrieval import retrieval
 
@@ -24,6 +24,7 @@ def evaluate(
     init: Literal["k-means++", "random"] = "k-means++",
     restarts: int = 1,
     seed: int = 0,
+    progress: Progress = iter,
 ) -> dict[str, float]:
     """Score embeddings (N, D) of known classes by retrieval and by clustering.
 
@@ -40,6 +41,7 @@ def evaluate(
         normalize: Put the embeddings on the unit sphere first.
         clustering: False leaves out "nmi" and "f1", the slow part where classes are many.
         init, restarts, seed: Of `kmeans`.
+        progress: Wraps the pieces of work, of retrieval and then of clustering, to show them to a person.
 
     Returns:
         Fractions in [0, 1]: "recall@K" for each K, "map@r", "r_precision", "nmi", "f1"; defined at `retrieval`, `nmi`
@@ -48,11 +50,11 @@ def evaluate(
     Raises:
         ValueError: As in `retrieval` and `kmeans`.
     """
-    result = retrieval(embeddings, labels, gallery, gallery_labels, ks=ks, normalize=normalize)
+    result = retrieval(embeddings, labels, gallery, gallery_labels, ks=ks, normalize=normalize, progress=progress)
     if clustering:
         points = as_embeddings(embeddings)
         points = F.normalize(points.double()) if normalize else points
         classes = len(np.unique(as_labels(labels)))
-        clusters = kmeans(points, classes, init=init, restarts=restarts, seed=seed).assignments
+        clusters = kmeans(points, classes, init=init, restarts=restarts, seed=seed, progress=progress).assignments
         result |= {"nmi": nmi(labels, clusters), "f1": pairwise_f1(labels, clusters)}
     return result

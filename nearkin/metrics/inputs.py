@@ -1,5 +1,6 @@
 """What the metrics accept: embeddings and labels, from NumPy or PyTorch, checked once."""
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -7,7 +8,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+# Rows at a time.
+TILE = 2**12
+
 Array: TypeAlias = npt.NDArray[Any] | Tensor
+
+Progress: TypeAlias = Callable[[Sequence[Any]], Iterable[Any]]
+"""Wraps the iteration over pieces of work, to show it to a person."""
 
 
 def as_embeddings(embeddings: Array, name: str = "embeddings") -> Tensor:
@@ -23,9 +30,11 @@ def as_embeddings(embeddings: Array, name: str = "embeddings") -> Tensor:
         raise ValueError(f"{name} must be (N, D) with N and D at least 1, got shape {tuple(embeddings.shape)}")
     if embeddings.is_complex():
         raise ValueError(f"{name} must be real numbers, got {embeddings.dtype}")
-    usable = embeddings.abs() <= torch.finfo(torch.float32).max  # False for NaN as well
+    limit = torch.finfo(torch.float32).max
+    # False for NaN as well.
+    usable = torch.cat([tile.abs().amax(dim=1) <= limit for tile in torch.split(embeddings.detach(), TILE)])
     if not usable.all():
-        row = int((~usable).any(dim=1).nonzero()[0])
+        row = int((~usable).nonzero()[0])
         raise ValueError(f"{name} must be finite in float32, got NaN or infinity in row {row}")
     # Apple's GPUs have no float64, on which exact ranking rests.
     return embeddings.detach().cpu() if embeddings.device.type == "mps" else embeddings.detach()

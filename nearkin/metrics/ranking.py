@@ -3,55 +3,114 @@
 A float32 matrix product gives two copies of one vector unequal scores, depending on the column they stand in, the
 shape of the product and the processor. Here the embeddings are rounded, once, to a grid on which every dot product
 in float64 is an integer below 2**53: no later operation rounds. Copies tie, order of summation cannot matter, and
-neither can tile size, threads, BLAS or device.
+neither can tile size, threads, BLAS or device. Coordinates on the grid are exact in float32, which is how it is kept.
 
-Shape key: Q = queries, M = gallery, D = embedding size, C = queries of one chunk, K = length of a ranked list.
+Shape key: Q = queries, M = gallery, D = embedding size, C = queries of one chunk, K = length of a ranked list,
+P = pairs of a query and a member of the gallery.
 """
 
 import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Scores held at a time: 64 MB in float64.
+# Float64 scores held at a time, 64 MB, but no fewer than those of so many queries, for which the gallery is converted.
 CHUNK = 2**23
+LEAST_ROWS = 64
+# Vectors in float64 at a time.
+TILE = 2**12
+# Vectors of the gallery whose median is the origin.
+SAMPLE = 1000
 
 
-def to_grid(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift and scale queries (Q, D) and gallery (M, D) and round them to integers, in float64, of norm <= 2**25.
+def to_grid(queries: Tensor, gallery: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    """Shift and scale queries (Q, D) and gallery (M, D) and round them to integers, held in float32.
+
+    The origin is the median of each coordinate over a thousand of the gallery, evenly spaced. Vectors are then at most
+    2**25 long and coordinates at most 2**24.
 
     Order of distances is kept up to the rounding, which moves a coordinate by at most 2**-25 of the largest distance
-    from gallery[0]: what float32 itself does to a vector of that length. Integers, or multiples of any power of two,
-    are not moved at all where no distance from gallery[0] reaches 2**25 of these units.
+    from the origin (2**-24 where one coordinate has nearly all of it): what float32 itself does to a vector of that
+    length. Integers, or multiples of any power of two, are not moved at all where no distance from the origin reaches
+    2**24 of these units.
+
+    With `normalize` the vectors are put on the unit sphere first.
     """
-    # Distances do not depend on the origin, but precision does. A vector of the data as origin, not the mean, keeps
-    # integers integers.
-    origin = gallery[0].double()
+    # Distances do not depend on the origin, but precision does. The mean would not keep integers integers.
+    sample = gallery[:: -(-len(gallery) // SAMPLE)].double()
+    origin = (F.normalize(sample) if normalize else sample).median(dim=0).values
+
+    def moved(x: Tensor) -> Iterator[Tensor]:
+        for tile in torch.split(x, TILE):
+            yield (F.normalize(tile.double()) if normalize else tile.double()) - origin
+
     shared = gallery is queries
-    queries = queries.double() - origin
-    gallery = queries if shared else gallery.double() - origin
-    radius = max(float(torch.linalg.vector_norm(x, dim=1).max()) for x in (queries, gallery))
-    scale = 2.0 ** (25 - math.frexp(radius)[1])  # radius < 2 ** its exponent
-    queries = queries.mul_(scale).round_()
-    return queries, queries if shared else gallery.mul_(scale).round_()
+    length = coordinate = 0.0
+    for x in (queries,) if shared else (queries, gallery):
+        for tile in moved(x):
+            length = max(length, float(torch.linalg.vector_norm(tile, dim=1).max()))
+            coordinate = max(coordinate, float(tile.abs().max()))
+    scale = 2.0 ** min(25 - math.frexp(length)[1], 24 - math.frexp(coordinate)[1])  # x < 2 ** the exponent of x
+
+    def rounded(x: Tensor) -> Tensor:
+        grid = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        for part, tile in zip(torch.split(grid, TILE), moved(x), strict=True):
+            part.copy_(tile.mul_(scale).round_())
+        return grid
+
+    queries = rounded(queries)
+    return queries, queries if shared else rounded(gallery)
 
 
-def scores(queries: Tensor, gallery: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Yield chunks of queries as (rows, (C, M) scores), the nearer the higher, equal where distances are equal.
+def offsets(gallery: Tensor) -> Tensor:
+    """-|g|²/2 of every vector of the gallery (M, D) on the grid: (M,) float64.
 
-    Without a gallery the queries are each other's, and each scores -inf for itself.
+    |q - g|² = |q|² - 2 (q·g - |g|²/2): to order distances by, for one q. At most 1.5 * 2**50, in halves: exact in
+    float64.
     """
-    alone = gallery is None
-    queries, gallery = to_grid(queries, queries if gallery is None else gallery)
-    # |q - g|² = |q|² - 2 (q·g - |g|²/2): the same order for one q. At most 1.5 * 2**50, in halves: exact in float64.
-    offset = gallery.square().sum(dim=1) / -2
-    step = max(1, CHUNK // len(gallery))
-    for start in range(0, len(queries), step):
-        rows = slice(start, min(start + step, len(queries)))
-        score = torch.addmm(offset, queries[rows], gallery.T)  # (C, M)
-        if alone:
-            score.diagonal(start).fill_(-torch.inf)
+    return torch.cat([tile.double().square().sum(dim=1) for tile in torch.split(gallery, TILE)]) / -2
+
+
+def scores_between(queries: Tensor, gallery: Tensor, offset: Tensor) -> Tensor:
+    """Scores of a few queries (C, D) for a gallery (M, D), both on the grid, and its offsets (M,): (C, M) float64."""
+    queries = queries.double()
+    score = torch.empty(len(queries), len(gallery), dtype=torch.float64, device=gallery.device)
+    parts = zip(torch.split(score, TILE, dim=1), torch.split(gallery, TILE), torch.split(offset, TILE), strict=True)
+    for part, tile, shift in parts:
+        torch.addmm(shift, queries, tile.double().T, out=part)
+    return score
+
+
+def scores_of_pairs(queries: Tensor, gallery: Tensor, offset: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Scores of queries[row] for gallery[column], both on the grid, (P,) each: (P,) float64, as in `scores_between`."""
+    # On the CPU as many as PyTorch leaves to one thread: two would wait for each other longer than they work.
+    step = max(1, (2**14 if gallery.device.type == "cpu" else 2**23) // gallery.shape[1])
+    parts = [
+        torch.linalg.vecdot(queries.index_select(0, some_row).double(), gallery.index_select(0, some_column).double())
+        for some_row, some_column in zip(torch.split(row, step), torch.split(column, step), strict=True)
+    ]
+    return torch.cat(parts) + offset[column]
+
+
+def rows_at_once(count: int, columns: int) -> int:
+    """How many of a number of queries to score at a time in float64 for a gallery of that many columns."""
+    return min(count, max(LEAST_ROWS, CHUNK // columns))
+
+
+def scores(points: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Score every point (Q, D) for all of them: chunks of queries as (rows, (C, Q) scores).
+
+    The nearer the higher, equal where distances are equal, -inf for a query itself.
+    """
+    points, _ = to_grid(points, points)
+    offset = offsets(points)
+    step = rows_at_once(len(points), len(points))
+    for start in range(0, len(points), step):
+        rows = slice(start, min(start + step, len(points)))
+        score = scores_between(points[rows], points, offset)
+        score.diagonal(start).fill_(-torch.inf)
         yield rows, score
 
 

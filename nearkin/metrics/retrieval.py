@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nearkin.metrics.inputs import Array, as_embeddings, as_labels
-from nearkin.metrics.ranking import nearest, rank_of_first, scores
+from nearkin.metrics.inputs import Array, Progress, as_embeddings, as_labels
+from nearkin.metrics.ranking import nearest, rank_of_first, rows_at_once, scores_between, to_grid
+from nearkin.metrics.screening import Screen
 
 # A top-k this short costs what a pass over the scores does, however short it is made.
 SHORT = 32
@@ -80,12 +80,15 @@ def retrieval(
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: bool = False,
+    progress: Progress = iter,
 ) -> dict[str, float]:
     """All three from one pass over the distances: {"recall@K": ... for each K, "map@r": ..., "r_precision": ...}.
 
     Ranks are exact for the embeddings as `ranking.to_grid` rounds them (to about float32), so they depend neither on
-    the machine nor on how the work is cut up. Costs one float64 product (Q, D) x (D, M) and a top-k of it, the same
-    for every K; memory is the embeddings in float64 and a few chunks of 64 MB.
+    the machine nor on how the work is cut up. Costs little more than one float32 product (Q, D) x (D, M), the same for
+    every K. Queries with more than one in 256 of the gallery in their class, or with as many others at nearly the same
+    distance as their own, take a float64 product and a top-k instead. Memory is the embeddings in float32 and a few
+    hundred MB; for a gallery of more than 200,000, a few times what 128 float32 numbers for each of them take.
 
     Args:
         queries: (Q, D) embeddings, NumPy or PyTorch, of any floating type; computed on the device they are on.
@@ -94,6 +97,7 @@ def retrieval(
         gallery_labels: (M,) integers; given exactly when `gallery` is.
         ks: Each K at least 1. K beyond the size of the gallery means all of it.
         normalize: Put the embeddings on the unit sphere first.
+        progress: Wraps the chunks of queries, to show them to a person; again, if some are ranked in float64.
 
     Returns:
         Fractions in [0, 1].
@@ -113,9 +117,6 @@ def retrieval(
     other_labels = labels if gallery_labels is None else as_labels(gallery_labels, len(others), "gallery_labels")
     if points.shape[1] != others.shape[1]:
         raise ValueError(f"queries and gallery must share one size D, got {points.shape[1]} and {others.shape[1]}")
-    if normalize:
-        points = F.normalize(points.double())
-        others = points if alone else F.normalize(others.double())
 
     # Classes numbered from 0, then R of every query.
     classes, numbers = np.unique(np.concatenate([labels, other_labels]), return_inverse=True)
@@ -123,11 +124,29 @@ def retrieval(
     query_class, gallery_class = class_of[: len(points)], class_of[len(points) :]
     relevant = torch.bincount(gallery_class, minlength=len(classes))[query_class] - int(alone)
 
-    judged = [
-        _judge(score, gallery_class, query_class[rows], relevant[rows])
-        for rows, score in scores(points, None if alone else others)
-    ]
-    rank, average_precision, precision = (torch.cat(part) for part in zip(*judged, strict=True))
+    points, others = to_grid(points, points if alone else others, normalize)
+    screen = Screen(others, gallery_class, len(classes))
+    rank = torch.full_like(relevant, len(others))
+    average_precision = torch.zeros(len(points), dtype=torch.float64, device=points.device)
+    precision = torch.zeros_like(average_precision)
+
+    def record(rows: Tensor, first: Tensor, hit: Tensor) -> None:
+        rank[rows] = first
+        average_precision[rows], precision[rows] = _precisions(hit, relevant[rows])
+
+    screened = screen.pays(relevant)
+    unknown = [((relevant > 0) & ~screened).nonzero()[:, 0]]
+    for rows in progress(_cut(screened.nonzero()[:, 0], screen.rows)):
+        itself = rows if alone else None
+        first, hit, known = screen.judge(points[rows], query_class[rows], relevant[rows], itself)
+        record(rows[known], first[known], hit[known])
+        unknown.append(rows[~known])
+    left = torch.cat(unknown)
+    for rows in progress(_cut(left, rows_at_once(len(left), len(others)))):
+        score = scores_between(points[rows], others, screen.offset)
+        if alone:
+            score[torch.arange(len(rows)), rows] = -torch.inf
+        record(rows, *_judge(score, gallery_class, query_class[rows], relevant[rows]))
     return {
         **{f"recall@{k}": float((rank < min(k, len(others))).double().mean()) for k in ks},
         "map@r": float(average_precision.mean()),
@@ -135,30 +154,34 @@ def retrieval(
     }
 
 
-def _judge(score: Tensor, gallery_class: Tensor, query_class: Tensor, relevant: Tensor) -> tuple[Tensor, ...]:
+def _cut(rows: Tensor, step: int) -> list[Tensor]:
+    """Rows (N,) in pieces of at most so many."""
+    return list(torch.split(rows, max(1, step))) if len(rows) else []
+
+
+def _judge(score: Tensor, gallery_class: Tensor, query_class: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     """Judge each query's ranked list.
 
     Args:
         score: (C, M), the nearer the higher; -inf for the query itself, if it is in the gallery.
         gallery_class: (M,).
         query_class: (C,).
-        relevant: (C,) R of each query.
+        relevant: (C,) R of each query, at least 1.
 
     Returns:
-        The rank, from 0, of the nearest of the query's class (M where there is none), the average precision at R, and
-        the precision at R: (C,) each.
+        The rank, from 0, of the nearest of the query's class, (C,), and which of its R nearest are, (C, K) bool.
     """
     length = min(max(int(relevant.max()), SHORT), len(gallery_class))
     hit = gallery_class[nearest(score, length)] == query_class[:, None]  # (C, K)
-    hit &= relevant[:, None] > 0  # an image alone in its class does not find itself, at the end of a whole list
-    found = hit.any(dim=1)
-    rank = hit.byte().argmax(dim=1).where(found, len(gallery_class))
-    later = (relevant > 0) & ~found  # beyond the list: rare where the embedding is good, and too far to sort for
+    rank = hit.byte().argmax(dim=1)
+    later = ~hit.any(dim=1)  # beyond the list: rare where the embedding is good, and too far to sort for
     if later.any():
         rank[later] = rank_of_first(score[later], gallery_class == query_class[later, None])
+    return rank, hit & (torch.arange(length, device=hit.device) < relevant[:, None])
 
-    position = torch.arange(1, length + 1, dtype=torch.float64, device=score.device)
-    hit &= position <= relevant[:, None]
+
+def _precisions(hit: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """Average precision and precision at R = relevant (C,), from the hits (C, K) among the R nearest: (C,) each."""
+    position = torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)
     precision = hit.cumsum(dim=1) / position  # at each position
-    divisor = relevant.clamp(min=1)
-    return rank, (hit * precision).sum(dim=1) / divisor, hit.double().sum(dim=1) / divisor
+    return (hit * precision).sum(dim=1) / relevant, hit.double().sum(dim=1) / relevant

@@ -78,3 +78,18 @@ def test_bad_input_is_refused_before_the_slow_part():
         evaluate(x, labels[:-1])
     with pytest.raises(ValueError, match="init must be one of"):
         evaluate(x, labels, init="kmeans")
+
+
+def test_progress_sees_every_piece_of_work():
+    x, labels = clusters()
+    searched, rounds = [], []
+
+    def progress(work):
+        seen = rounds if isinstance(work, range) else searched
+        for piece in work:
+            seen.append(piece)
+            yield piece
+
+    assert evaluate(x, labels, progress=progress) == evaluate(x, labels)
+    assert sorted(int(row) for piece in searched for row in piece) == list(range(len(x)))
+    assert rounds

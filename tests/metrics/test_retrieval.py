@@ -113,12 +113,14 @@ def test_cutting_into_chunks_changes_nothing(case, chunk, monkeypatch):
     x, labels = SELF[case]
     expected = retrieval(x, labels, ks=KS)
     monkeypatch.setattr(ranking, "CHUNK", chunk)
+    monkeypatch.setattr(ranking, "LEAST_ROWS", 1)
     same(retrieval(x, labels, ks=KS), expected)
 
 
 def test_large_and_many_enough_to_take_every_path(monkeypatch):
     """Some queries find their class in the short list, some beyond it; some lists end among ties."""
     monkeypatch.setattr(ranking, "CHUNK", 300 * 41)
+    monkeypatch.setattr(ranking, "LEAST_ROWS", 1)
     x = integers(300, 0, 4, 4, seed=1)
     labels = torch.cat([torch.arange(250) % 90, torch.full((50,), 90)])
     same(retrieval(x, labels, ks=KS), reference(x, labels))
