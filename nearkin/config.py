@@ -92,10 +92,13 @@ def read(arguments: list[str]) -> Settings:
     data = tree["data"]
     if data["root"] is data["name"] is None and "--print_config" in flags:
         return Settings(checked(tree), flags)
-    if not isinstance(data["root"], str | Path | None):
-        raise InputError(f"data.root expects the name of a folder, got {data['root']!r}")
+    for key in ("root", "cache"):
+        if not isinstance(data[key], str | Path | None):
+            raise InputError(f"data.{key} expects the name of a folder, got {data[key]!r}")
     root = Data.at(data["root"], data["name"]).root
     data["root"] = str(root)
+    if data["cache"] not in (None, "null"):
+        data["cache"] = str(Path(data["cache"]).expanduser().resolve())
     called = data["name"] or re.sub(r"\.(csv|parquet)$", "", root.name)
     tree["out"] = str(Path(tree["out"] or Path("runs") / called).expanduser().resolve())
     return Settings(checked(tree), flags)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,6 @@ from nearkin.files import write_file
 from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
 from nearkin.models.embedder import Pool
 from nearkin.progress import track
-
-BATCH = 256
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -80,27 +80,38 @@ class Model:
         """
         if isinstance(images, str | bytes):
             raise TypeError(f"expected a sequence of pictures, got one {type(images).__name__}: embed([picture])")
-        image = self.architecture.image
-        batches = (
-            torch.stack([torch.from_numpy(image.decode(source)) for source in images[start : start + BATCH]])
-            for start in range(0, len(images), BATCH)
-        )
-        return self.run(batch.permute(0, 3, 1, 2) for batch in batches)
+        batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
+        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as threads:
+
+            def decode(batch: Sequence[Source]) -> Tensor:
+                pictures = list(threads.map(self.architecture.image.decode, batch))
+                return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+            return self.run(prefetch(decode, batches))
 
     def embed_pictures(self, pictures: Pictures, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress."""
-        batches = np.split(indices, range(BATCH, len(indices), BATCH))
-        return self.run(track(prefetch(pictures, batches), "embedding batches", len(batches), transient=True))
+        batches = np.split(indices, range(self.batch, len(indices), self.batch))
+        loaded = prefetch(pictures.__getitem__, batches)
+        return self.run(track(loaded, "embedding batches", len(batches), transient=True))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.embedder.parameters()).device
+
+    @property
+    def batch(self) -> int:
+        """Pictures at a time: as many as the caches of a processor hold the features of, or as keep a GPU busy."""
+        return 32 if self.device.type == "cpu" else 256
 
     @torch.inference_mode()
     def run(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:
         """Embeddings of decoded batches, uint8 (n, 3, side, side) each."""
-        device = next(self.embedder.parameters()).device
         training = self.embedder.training
         self.embedder.eval()
         rows = [np.empty((0, self.architecture.width), dtype=np.float32)]
         for batch in batches:
-            images = centre_crop(batch, self.architecture.image.size).to(device)
+            images = centre_crop(batch, self.architecture.image.size).to(self.device)
             embeddings = self.embedder(images)
             if self.architecture.per_level_norm:
                 levels = embeddings.split(self.architecture.embedding_size, dim=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,7 @@ class Protocol:
             restarts=self.kmeans_restarts,
             init=self.kmeans_init,
             seed=self.kmeans_seed,
+            progress=lambda work: track(work, "scoring", len(work), transient=True),
         )
 
     def about(self, labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
@@ -127,8 +129,9 @@ def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None
     images, pictures = read_all(
         listed,
         model.architecture.image,
-        lambda results: track(results, "reading pictures", len(chosen)),
+        partial(track, what="reading pictures", total=len(chosen)),
         of=len(found.paths),
+        cache=data.cache,
     )
     return Embedded(images, embed_all(model, pictures))
 

@@ -193,12 +193,13 @@ def _sections(neighbours: Neighbours, labels: NDArray[np.int64], seed: int) -> l
 
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with `data.root`, `out` and a file of weights by their last name only.
+    """The configuration with `data.root`, `data.cache`, `out` and a file of weights by their last name only.
 
     Whom the page is sent to need not know whose disk it was.
     """
     named = copy.deepcopy(dict(config))
-    for holder, key in ((named, "out"), (named.get("data"), "root"), (named.get("backbone"), "weights")):
+    data, backbone = named.get("data"), named.get("backbone")
+    for holder, key in ((named, "out"), (data, "root"), (data, "cache"), (backbone, "weights")):
         if isinstance(holder, dict) and isinstance(holder.get(key), str | Path):
             holder[key] = Path(holder[key]).name
     return named

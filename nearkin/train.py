@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -47,12 +47,14 @@ from nearkin.data.samplers import SeededBatchSampler
 from nearkin.embed import Architecture, Model, create_embedder, load
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
+from nearkin.gradient_cache import backward_in_pieces
+from nearkin.journal import JsonLines
 from nearkin.losses import DAMLRRMLoss, RankedListLoss
 from nearkin.losses.per_level import PerLevelLoss
 from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm
 from nearkin.models.embedder import Pool
 from nearkin.progress import Bar, track
-from nearkin.run_folder import JsonLines, RunFolder
+from nearkin.run_folder import RunFolder
 from nearkin.training_record import TrainingRecord
 
 log = logging.getLogger("nearkin")
@@ -106,6 +108,7 @@ def train(
     warmup: int = 0,
     steps: int = 1000,
     clip_gradient: float | None = None,
+    micro_batch: int | None = None,
     frozen_batch_norm: bool = False,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     accelerator: str = "auto",
@@ -141,6 +144,8 @@ def train(
         warmup: Steps in which the learning rate rises linearly to its value, before the schedule starts.
         steps: Batches to learn from.
         clip_gradient: Largest norm of the whole gradient; null clips nothing.
+        micro_batch: Pictures that are in the network at a time, for batches beyond the memory; null is all. The
+            gradient is that of the whole batch, but that batch norms, unless frozen, see one part of it at a time.
         frozen_batch_norm: Keep the batch norms' statistics as the weights brought them.
         precision: 32-true, or bf16-mixed for bfloat16 autocast.
         accelerator: As in Lightning Fabric: auto, cpu, cuda, mps.
@@ -167,7 +172,7 @@ def train(
         run.check_free(overwrite)
 
     # Whatever can be wrong with the command shows before the pictures are read, which takes the longest.
-    for key, value, least in (
+    for key, given, least in (
         ("steps", steps, 1),
         ("validate_every", validate_every, 1),
         ("embedding_size", embedding_size, 1),
@@ -175,12 +180,14 @@ def train(
         ("seed", seed, 0),
         ("checkpoint_minutes", checkpoint_minutes, 0),
     ):
-        if not value >= least:
-            raise InputError(f"{key} must be at least {least}, got {value}")
+        if not given >= least:
+            raise InputError(f"{key} must be at least {least}, got {given}")
     if warmup >= steps:
         raise InputError(f"warmup must be shorter than the run of {steps} steps, got {warmup}")
     if clip_gradient is not None and not clip_gradient > 0:
         raise InputError(f"clip_gradient is the largest norm of the gradient, above 0, got {clip_gradient}")
+    if micro_batch is not None and micro_batch < 1:
+        raise InputError(f"micro_batch must be at least 1 picture in the network at a time, got {micro_batch}")
     if per_level_norm and levels is None:
         raise InputError("per_level_norm is for models with several levels; name them with --levels, or leave it out")
     listed, split = data.open(seed)
@@ -213,7 +220,8 @@ def train(
 
     if protocol.classes == "validation":  # the test classes are not even looked at
         listed = listed.only(np.union1d(split.train, split.validation))
-    images, pictures = read_all(listed, image, lambda results: track(results, "reading pictures", len(listed.paths)))
+    reading = partial(track, what="reading pictures", total=len(listed.paths))
+    images, pictures = read_all(listed, image, reading, cache=data.cache)
     report_singles(images, split)
     # A held-out class either chooses the checkpoint or scores it.
     choosing = split.validation if protocol.classes == "test" else split.validation[:0]
@@ -258,19 +266,17 @@ def train(
             embedder.train()
             if frozen_batch_norm:
                 freeze_batch_norm(embedder.backbone)
-            torch.manual_seed(step_seed(seed, step))
+            reseed(step_seed(seed, step), fabric.device)
             views = augment(batch.to(fabric.device), image.size, torch.default_generator)
             labels = torch.from_numpy(number[images.labels[indices]]).to(fabric.device)
 
-            embeddings = network(views)
-            try:
-                value = criterion(embeddings, labels) if embeddings.isfinite().all() else embeddings.sum()
-            except ValueError as error:  # what only this network's distances could show
-                raise TrainingStopped(f"loss, at step {step + 1}: {error}") from error
-            if not value.isfinite():
-                raise Diverged(diverged(run, step + 1, criterion))
             descent.zero_grad()
-            fabric.backward(value)
+            compare = partial(compute_loss, criterion, labels=labels, run=run, step=step + 1)
+            if micro_batch is None:
+                value = compare(network(views))
+                fabric.backward(value)
+            else:
+                value = backward_in_pieces(network, views, compare, micro_batch, fabric.backward)
             if clip_gradient is not None:
                 nn.utils.clip_grad_norm_([*embedder.parameters(), *criterion.parameters()], clip_gradient)
             descent.step()
@@ -317,6 +323,25 @@ def train(
     return run
 
 
+def compute_loss(criterion: nn.Module, embeddings: Tensor, labels: Tensor, run: RunFolder, step: int) -> Tensor:
+    """The loss of a batch, finite.
+
+    Raises:
+        TrainingStopped: The embeddings or their loss are not finite (`Diverged`), or the loss refuses them.
+    """
+    try:
+        value: Tensor = criterion(embeddings, labels)
+    except Exception as error:  # looked at only now: each look makes a GPU wait
+        if not embeddings.isfinite().all():
+            raise Diverged(diverged(run, step, criterion)) from error
+        if isinstance(error, ValueError):  # what only this network's distances could show
+            raise TrainingStopped(f"loss, at step {step}: {error}") from error
+        raise
+    if not value.isfinite():
+        raise Diverged(diverged(run, step, criterion))
+    return value
+
+
 def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
     """The backbone's parameters, then those that no pretrained weights ever cover: the heads', the loss's if any."""
     groups = [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
@@ -345,13 +370,20 @@ def feed(
             drawn.append((batches.state_dict(), indices))
             yield indices
 
-    for batch in prefetch(pictures, draw()):
+    for batch in prefetch(pictures.__getitem__, draw()):
         yield *drawn.popleft(), batch
 
 
 def step_seed(seed: int, step: int) -> int:
     """A seed of its own for every step of every run."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the CPU and one device; that one looks for every kind there is, which takes 1 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDArray[np.int64], classes: int) -> None:

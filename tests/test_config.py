@@ -16,7 +16,7 @@ def read(*arguments):
 
 def test_defaults_are_complete():
     tree = read()
-    assert tree["data"] == {"root": "/pictures", "name": None, "validation": 0.0, "fold": 0}
+    assert tree["data"] == {"root": "/pictures", "name": None, "validation": 0.0, "fold": 0, "cache": None}
     assert tree["out"] == str(Path("runs/pictures").resolve())
     assert tree["loss"]["init_args"]["alpha"] == 1.2
     assert tree["optimizer"]["init_args"]["lr"] == 1e-3
@@ -42,7 +42,10 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path)
 )
 def test_short_and_full_forms_of_a_class_mean_the_same(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
-    expected = {"class_path": "nearkin.losses.AngularLoss", "init_args": {"alpha": 45.0, "normalize": True}}
+    expected = {
+        "class_path": "nearkin.losses.AngularLoss",
+        "init_args": {"alpha": 45.0, "normalize": True, "chunk_size": None},
+    }
     assert read(str(tmp_path / "c.yaml"))["loss"] == expected
     assert read("--loss", "AngularLoss")["loss"] == expected
     assert read("--loss.alpha", "45", "--loss", "AngularLoss")["loss"] == expected
@@ -69,7 +72,7 @@ def test_short_forms_of_data_and_backbone():
     assert read("--backbone", "timm:resnet18")["backbone"] == {"name": "timm:resnet18", "weights": "none"}
     both = read("--backbone", "convnet", "--backbone.weights", "w.pt", "--data.validation", "0.2")
     assert both["backbone"] == {"name": "convnet", "weights": "w.pt"}
-    assert both["data"] == {"root": "/pictures", "name": None, "validation": 0.2, "fold": 0}
+    assert both["data"] == {"root": "/pictures", "name": None, "validation": 0.2, "fold": 0, "cache": None}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,14 @@ def test_levels_are_a_list(tmp_path, text, levels):
     tree = read(str(tmp_path / "c.yaml"))
     assert (tree["levels"], tree["logger"]) == (levels, ["tensorboard", "wandb"])
     assert read(str(tmp_path / "c.yaml"), "--levels", "block1")["levels"] == ["block1"]
+
+
+def test_the_cache_is_absolute_or_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read("--data.cache", "kept")["data"]["cache"] == str(tmp_path / "kept")
+    (tmp_path / "a.yaml").write_text("data: {cache: kept}")
+    assert read("a.yaml")["data"]["cache"] == str(tmp_path / "kept")
+    assert read("a.yaml", "--data.cache", "null")["data"]["cache"] is None
 
 
 def test_a_schedule_is_as_long_as_the_run_unless_told():
@@ -153,6 +164,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--optimizer.betas", "[1]"], r"^optimizer.betas expects a list of 2 values, got \[1\]$"),
         (["--augment.mirror", "3"], "^augment.mirror expects true or false, got 3$"),
         (["--data.root.x", "1"], "data.root expects the name of a folder, got"),
+        (["--data.cache.x", "1"], "data.cache expects the name of a folder, got"),
         (["--loss.alpha.x", "1"], "loss.alpha expects a number, got"),
         (["--schedule", "ReduceLROnPlateau"], "unknown schedule 'ReduceLROnPlateau'"),
         (["--schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"], "is no class that can be used as one"),

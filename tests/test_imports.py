@@ -26,7 +26,9 @@ def test_the_parts_never_import_each_other(part):
     for file in (PACKAGE / part).rglob("*.py"):
         for module in imported(file):
             if module.startswith("nearkin"):
-                assert module.startswith((f"nearkin.{part}", "nearkin.errors")), f"{file} imports {module}"
+                assert module.startswith((f"nearkin.{part}", "nearkin.errors", "nearkin.files")), (
+                    f"{file} imports {module}"
+                )
 
 
 def test_nothing_imports_the_command_line():
@@ -35,7 +37,13 @@ def test_nothing_imports_the_command_line():
             assert "nearkin.cli" not in imported(file), file
 
 
+def test_only_training_waits_for_lightning():
+    check = "import sys, nearkin.evaluate, nearkin.report; print({'lightning', 'torchmetrics'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    assert found.stdout == "set()\n"
+
+
 def test_the_core_runs_without_what_only_some_of_it_needs():
-    absent = "import sys; sys.modules.update(dict.fromkeys(('faiss', 'openTSNE', 'timm', 'sklearn', 'pyarrow')))"
+    absent = "import sys; sys.modules.update(dict.fromkeys(('openTSNE', 'timm', 'sklearn', 'pyarrow')))"
     core = "import nearkin as nk; nk.losses, nk.metrics, nk.load; import nearkin.train"
     subprocess.run([sys.executable, "-c", f"{absent}; {core}"], check=True)

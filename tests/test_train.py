@@ -19,7 +19,7 @@ from nearkin.checkpoint import load_checkpoint
 from nearkin.data import ClassBalancedSampler, Preprocessing
 from nearkin.errors import InputError
 from nearkin.evaluate import evaluate_run
-from nearkin.losses import RankedListLoss
+from nearkin.losses import CrossBatchMemory, RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
 from nearkin.train import Diverged, TrainingStopped, parameter_groups, train, with_warmup
 
@@ -399,6 +399,44 @@ def test_what_the_loss_learns_resumes(run, trouble):
     assert scale == again != 1
 
 
+class TroubledMemory(Troubled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = CrossBatchMemory(RankedListLoss(), embedding_size=8, memory_size=20)
+
+
+def test_a_memory_of_past_batches_resumes(run, trouble):
+    options = ["--loss", f"{__name__}.TroubledMemory"]
+    trouble(None)
+    whole = run("whole", *options)
+    trouble("interrupt")
+    with pytest.raises(TrainingStopped, match="stopped after step 7 of 12"):
+        run("stopped", *options)
+    resumed = run("stopped", *options, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert not same(weights(whole), weights(run("alone")))
+
+
+def test_a_memory_of_past_batches_is_a_loss_on_the_command_line(run):
+    options = ["--loss", "CrossBatchMemory", "--loss.loss", "ContrastiveLoss", "--loss.memory_size", 20]
+    assert not same(weights(run("memory", *options)), weights(run("none", "--loss", "ContrastiveLoss")))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, 9, 100])
+def test_in_parts_a_batch_moves_the_weights_as_in_one(run, micro_batch):
+    options = ["--optimizer", "SGD", "--optimizer.lr", 0.1, "--frozen_batch_norm", "true"]
+    whole, parts = run("whole", *options, "--steps", 3), run("p", *options, "--steps", 3, "--micro_batch", micro_batch)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not same(weights(whole), weights(run("less", *options, "--steps", 2)))
+
+
+@pytest.mark.parametrize("kind", ["nan", "interrupt"])
+def test_trouble_in_parts_ends_as_it_does_in_one(run, trouble, kind):
+    with pytest.raises(TrainingStopped, match="step 7"):
+        run("a", *trouble(kind), "--micro_batch", 4)
+
+
 def test_levels_resume_to_the_same_weights(run, trouble):
     whole = run("whole", *LEVELS, *trouble(None))
     arguments = trouble("interrupt")
@@ -505,6 +543,7 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--warmup", "12"], "warmup must be shorter than the run of 12 steps, got 12"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--embedding_size", "0"], "embedding_size must be at least 1, got 0"),
+        (["--micro_batch", "0"], "micro_batch must be at least 1 picture in the network at a time, got 0"),
         (["--clip_gradient", "-1"], "clip_gradient is the largest norm .*, above 0, got -1"),
         (["--protocol.ks", "[0]"], r"protocol.ks expects .* at least 1, got \[0\]"),
         (["--protocol.kmeans_restarts", "0"], "protocol.kmeans_restarts must be at least 1, got 0"),
