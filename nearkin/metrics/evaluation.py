@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch.nn.functional as F
 
 from nearkin.metrics.clustering import nmi, pairwise_f1
-from nearkin.metrics.inputs import Array, Progress, as_embeddings, as_labels
-from nearkin.metrics.kmeans import kmeans
+from nearkin.metrics.inputs import Array, Progress, as_labels
+from nearkin.metrics.kmeans import check_arguments, kmeans
 from nearkin.metrics.retrieval import retrieval
 
 
@@ -50,11 +49,13 @@ def evaluate(
     Raises:
         ValueError: As in `retrieval` and `kmeans`.
     """
+    if clustering:
+        check_arguments(init=init, restarts=restarts, seed=seed)  # before the slow part
     result = retrieval(embeddings, labels, gallery, gallery_labels, ks=ks, normalize=normalize, progress=progress)
     if clustering:
-        points = as_embeddings(embeddings)
-        points = F.normalize(points.double()) if normalize else points
         classes = len(np.unique(as_labels(labels)))
-        clusters = kmeans(points, classes, init=init, restarts=restarts, seed=seed, progress=progress).assignments
+        clusters = kmeans(
+            embeddings, classes, normalize=normalize, init=init, restarts=restarts, seed=seed, progress=progress
+        ).assignments
         result |= {"nmi": nmi(labels, clusters), "f1": pairwise_f1(labels, clusters)}
     return result

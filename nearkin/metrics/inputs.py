@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Rows at a time.
 TILE = 2**12
+# Of embeddings: what PyTorch can compute with, of either library, in the byte order of the machine.
+TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
 
@@ -21,23 +23,29 @@ def as_embeddings(embeddings: Array, name: str = "embeddings") -> Tensor:
     """Return embeddings (N, D) as a detached tensor of their own precision, on their own device.
 
     Raises:
-        ValueError: Unless they are real numbers of shape (N, D), N and D at least 1, all of them finite in float32.
+        ValueError: Unless they are numbers of one of the TYPES, of shape (N, D), N and D at least 1, not sparse, all of
+            them finite in float32.
     """
-    if not isinstance(embeddings, Tensor):
+    values = embeddings if isinstance(embeddings, Tensor) else np.asarray(embeddings)
+    kind = str(values.dtype).removeprefix("torch.")
+    if kind not in TYPES:
+        raise ValueError(f"{name} must be of one of the types {', '.join(TYPES)}, got {kind}")
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must be (N, D) with N and D at least 1, got shape {tuple(values.shape)}")
+    if not isinstance(values, Tensor):
         # PyTorch shares memory with NumPy only where it may write; it never does here.
-        embeddings = torch.from_numpy(np.require(embeddings, requirements=["C", "W"]))
-    if embeddings.ndim != 2 or embeddings.numel() == 0:
-        raise ValueError(f"{name} must be (N, D) with N and D at least 1, got shape {tuple(embeddings.shape)}")
-    if embeddings.is_complex():
-        raise ValueError(f"{name} must be real numbers, got {embeddings.dtype}")
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    if values.layout != torch.strided:
+        raise ValueError(f"{name} must be dense, got {values.layout}")
+    values = values.detach()
+    # In float64, where the limit is not itself infinite as in float16. False for NaN as well.
     limit = torch.finfo(torch.float32).max
-    # False for NaN as well.
-    usable = torch.cat([tile.abs().amax(dim=1) <= limit for tile in torch.split(embeddings.detach(), TILE)])
+    usable = torch.cat([tile.abs().amax(dim=1).double() <= limit for tile in torch.split(values, TILE)])
     if not usable.all():
         row = int((~usable).nonzero()[0])
         raise ValueError(f"{name} must be finite in float32, got NaN or infinity in row {row}")
     # Apple's GPUs have no float64, on which exact ranking rests.
-    return embeddings.detach().cpu() if embeddings.device.type == "mps" else embeddings.detach()
+    return values.cpu() if values.device.type == "mps" else values
 
 
 def as_labels(labels: Array, count: int | None = None, name: str = "labels") -> npt.NDArray[np.int64]:

@@ -4,10 +4,17 @@ Lloyd, "Least Squares Quantization in PCM", 1982. It starts at random points, or
 Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007: the greedy form, as in scikit-learn, whose own
 would take half an hour of a processor at 60,502 x 512 points and 11,316 clusters, six times this one's.
 
-Shape key: N = points, D = their size, T = points tried for one centroid, P = points drawn at once.
+Points and centroids lie on the grid of `ranking`, where scores and sums are exact: assignments depend neither on the
+device nor on the order in which points came and went, and the objective cannot rise. A mean is rounded to the grid;
+no other point of it is a better centroid. As in `screening`, the product is in float32, and what its rounding leaves
+open is decided in float64.
+
+Shape key: N = points, D = their size, C = some of the points, T = points tried for one centroid, P = points drawn at
+once.
 """
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -18,12 +25,14 @@ from torch import Tensor
 
 from nearkin.metrics.inputs import Array, Progress, as_embeddings
 from nearkin.metrics.precision import full_precision
-from nearkin.metrics.ranking import TILE, offsets, scores_of_pairs
+from nearkin.metrics.ranking import TILE, Grid, nearest, offsets, rows_at_once, scores_between, scores_of_pairs
+from nearkin.metrics.screening import rounding_errors
 
 BLOCK = 32
 # Scores held at a time, 128 MB, but no fewer than those of so many points.
 CHUNK = 2**25
 LEAST_ROWS = 128
+STARTS = ("k-means++", "random")
 
 
 class KMeans(NamedTuple):
@@ -44,15 +53,17 @@ def kmeans(
     x: Array,
     k: int,
     *,
+    normalize: bool = False,
     init: Literal["k-means++", "random"] = "k-means++",
     restarts: int = 1,
     iterations: int = 100,
     seed: int = 0,
     progress: Progress = iter,
 ) -> KMeans:
-    """Cluster points (N, D) into k groups, using all of them, in float32 on the device that they are on.
+    """Cluster points (N, D) into k groups, using all of them, on the device that they are on.
 
-    The same input and seed give the same clusters on one machine. The start moves NMI: report it, with seed and
+    The same input and seed give the same clusters: from a random start on every machine, from k-means++ on one, for its
+    odds are those of float32 distances. The start moves NMI: report it, with seed and
     restarts. Over eight seeds, NMI in % (mean ± standard deviation):
 
         points, clusters                          random         best of 5      k-means++      best of 5
@@ -65,60 +76,59 @@ def kmeans(
     Args:
         x: (N, D) points, NumPy or PyTorch, of any floating type.
         k: Number of clusters, from 1 to N.
+        normalize: Put the points on the unit sphere first.
         init: First centroids. "random" is k of the points, as in the papers' code. "k-means++" spreads them, at the
             price of 2 + log k products of the points with k others.
         restarts: How many starts to run; the one of the lowest objective is returned.
-        iterations: The most updates of the centroids; it ends before once they no longer lower the objective.
-        seed: Of the random choices of all the starts.
-        progress: Wraps the iterations of each start, to show them to a person.
+        iterations: The most updates of the centroids; it ends before once no point changes its cluster.
+        seed: Of the random choices of all the starts, from 0 to 2**64 - 1.
+        progress: Wraps the pieces of work, the centroids of k-means++ and the iterations, to show them to a person.
 
     Raises:
-        ValueError: Points that `as_embeddings` refuses; k outside 1 to N; init neither of the two; restarts or
-            iterations below 1.
+        ValueError: Points that `as_embeddings` refuses; k outside 1 to N; arguments that `check_arguments` refuses.
     """
     points = as_embeddings(x, "x")
     count = len(points)
-    starts = {"k-means++": _spread_start, "random": _random_start}
     if not 1 <= k <= count:
         raise ValueError(f"k must be from 1 to the number of points, {count}, got {k}")
-    if init not in starts:
-        raise ValueError(f"init must be one of {', '.join(starts)}, got {init!r}")
-    if restarts < 1 or iterations < 1:
-        raise ValueError(f"restarts and iterations must be at least 1, got {restarts} and {iterations}")
+    check_arguments(init=init, restarts=restarts, iterations=iterations, seed=seed)
 
-    grid, center, scale = _to_grid(points)
-    generator = torch.Generator().manual_seed(int(seed))
+    grid = Grid.around(points, normalize=normalize)
+    points = grid.round(points)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     best: tuple[float, Tensor, Tensor] | None = None
-    with full_precision(grid.device):
+    with full_precision(points.device):
         for _ in range(restarts):
-            centroids = grid[starts[init](grid, k, generator)]
-            assignments, centroids = _lloyd(grid, centroids, progress(range(iterations)))
-            objective = float(_squared_distances(grid, centroids, assignments).sum())
+            if init == "random":
+                start = _random_start(points, k, generator)
+            else:
+                start = _spread_start(points, k, generator, progress)
+            assignments, centroids = _lloyd(points, points[start], progress(range(iterations)))
+            objective = float(_squared_distances(points, centroids, assignments).sum())
             if best is None or objective < best[0]:
                 best = objective, assignments, centroids
     assert best is not None
     objective, assignments, centroids = best
-    centroids = (centroids.double() / scale + center).float()
-    return KMeans(assignments.cpu().numpy(), centroids.cpu().numpy(), objective / scale**2)
+    centroids = (centroids.double() / grid.scale + grid.origin).float()
+    return KMeans(assignments.cpu().numpy(), centroids.cpu().numpy(), objective / grid.scale / grid.scale)
 
 
-def _to_grid(points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Shift and scale points (N, D) and round them to integers of at most 2**24, in float32; the shift and the scale.
-
-    Distances from float32 dot products are lost far from the origin and at extreme scales. Sums of integers are exact
-    in float64: a centroid depends on its points alone, not on the order in which they came and went.
-    """
-    center = torch.stack([tile.double().sum(dim=0) for tile in torch.split(points, TILE)]).sum(dim=0) / len(points)
-    longest = max(float(torch.linalg.vector_norm(tile - center, dim=1).max()) for tile in torch.split(points, TILE))
-    scale = 2.0 ** (24 - math.frexp(longest)[1])
-    grid = torch.empty(points.shape, dtype=torch.float32, device=points.device)
-    for part, tile in zip(torch.split(grid, TILE), torch.split(points, TILE), strict=True):
-        part.copy_((tile - center).mul_(scale).round_())
-    return grid, center, scale
+def check_arguments(*, init: str, restarts: int, iterations: int = 1, seed: int) -> None:
+    """Raise ValueError if `kmeans` takes no such init, restarts, iterations or seed, whatever the points."""
+    if init not in STARTS:
+        raise ValueError(f"init must be one of {', '.join(STARTS)}, got {init!r}")
+    if restarts < 1 or iterations < 1:
+        raise ValueError(f"restarts and iterations must be at least 1, got {restarts} and {iterations}")
+    if not 0 <= operator.index(seed) < 2**64:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
 
 
 def _lloyd(points: Tensor, centroids: Tensor, rounds: Iterable[int]) -> tuple[Tensor, Tensor]:
     """Move centroids (k, D) to the means of their points (N, D) until these stay, or rounds end.
+
+    Every round ends with every point at its nearest centroid, the lower of equals, so that equal points share one, and
+    with no higher objective. None comes twice: where points changed clusters, the objective fell, or stayed and they
+    went to lower ones.
 
     Work is left out only where it cannot change anything. A centroid moves only if points came or went. A point whose
     own centroid stayed, or came nearer, is compared with those that moved: no other has come nearer than its own was.
@@ -126,63 +136,83 @@ def _lloyd(points: Tensor, centroids: Tensor, rounds: Iterable[int]) -> tuple[Te
     Returns:
         Nearest centroid of each point, (N,), and centroids, (k, D).
     """
-    k = len(centroids)
     centroids = centroids.clone()
-    everyone = torch.arange(len(points), device=points.device)
-    score, assignments = _nearest(points, everyone, centroids)
+    everyone, every = (torch.arange(len(x), device=points.device) for x in (points, centroids))
+    norm = offsets(points).mul_(-2).sqrt_()
+    assignments, score = torch.zeros_like(everyone), torch.full_like(norm, -torch.inf)
+
+    def compare(rows: Tensor, those: Tensor) -> None:
+        """Move points to one of those centroids where it is nearer than theirs, or as near and lower."""
+        found, which, value = _nearest_centroids(points, rows, centroids[those], norm[rows], score[rows])
+        rows, which = rows[found], those[which]
+        moves = (value > score[rows]) | ((value == score[rows]) & (which < assignments[rows]))
+        assignments[rows[moves]], score[rows[moves]] = which[moves], value[moves]
+
+    compare(everyone, every)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=points.device)
-    sizes = torch.zeros(k, dtype=torch.long, device=points.device)
+    sizes = torch.zeros_like(every)
     counted = torch.full_like(assignments, -1)  # where the sums have each point
     for _ in rounds:
         _settle_empty(points, centroids, assignments)
         moved = _recount(points, sums, sizes, counted, assignments)
         if not len(moved):
             break
-        centroids[moved] = (sums[moved] / sizes[moved, None]).float()
+        centroids[moved] = (sums[moved] / sizes[moved, None]).round_().float()
 
-        has_moved = torch.zeros(k, dtype=torch.bool, device=points.device)
-        has_moved[moved] = True
-        theirs = has_moved[assignments].nonzero()[:, 0]
-        now = _own_scores(points, theirs, centroids, assignments)
-        farther = now < score[theirs]
+        theirs = torch.isin(assignments, moved).nonzero()[:, 0]
+        now = scores_of_pairs(points, centroids, offsets(centroids), theirs, assignments[theirs])
+        away = torch.zeros_like(everyone, dtype=torch.bool)
+        away[theirs] = now < score[theirs]
         score[theirs] = now
-        away = theirs[farther]
-        score[away], assignments[away] = _nearest(points, away, centroids)
-
-        rest = torch.ones_like(everyone, dtype=torch.bool).index_fill_(0, away, False).nonzero()[:, 0]
-        best, which = _nearest(points, rest, centroids[moved])
-        better = best > score[rest]
-        score[rest[better]], assignments[rest[better]] = best[better], moved[which[better]]
+        compare(everyone[away], every)
+        compare(everyone[~away], moved)
     return assignments, centroids
 
 
-def _nearest(points: Tensor, rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Score and index of the centroid (k, D) nearest to points[rows], the lower of equals: (rows,) each.
+def _nearest_centroids(
+    points: Tensor, rows: Tensor, centroids: Tensor, norm: Tensor, least: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the nearest of some centroids for points[rows], and its score p·c - |c|²/2 = (|p|² - |p - c|²) / 2.
 
-    The score is p·c - |c|²/2 = (|p|² - |p - c|²) / 2.
+    Args:
+        points: (N, D) on the grid.
+        rows: (C,).
+        centroids: (k, D) on the grid.
+        norm: (C,) float64, lengths of points[rows].
+        least: (C,) float64, the scores that matter: from here.
+
+    Returns:
+        Which of the rows have a score that may matter, their nearest centroid, the lower of equals, and its score,
+        exact: fewer than C each.
     """
-    k = len(centroids)
-    blocks = -(-k // BLOCK)
-    offset = centroids.double().square().sum(dim=1).float() / -2
-    step = max(LEAST_ROWS, CHUNK // k)
-    score = points.new_full((min(step, len(rows)), blocks * BLOCK), -torch.inf)
-    best, which = points.new_empty(len(rows)), torch.empty_like(rows)
-    parts = zip(torch.split(rows, step), torch.split(best, step), torch.split(which, step), strict=True)
-    for some, value, index in parts:
-        part = score[: len(some)]
-        torch.addmm(offset, points[some], centroids.T, out=part[:, :k])
+    k, size = centroids.shape
+    offset = offsets(centroids)
+    rounded_offset = offset.float()
+    blocks = max(2, -(-k // BLOCK))
+    step = max(LEAST_ROWS, CHUNK // max(k, size))
+    product = points.new_full((min(step, len(rows)), blocks * BLOCK), -torch.inf)
+    best, second, which = points.new_empty(len(rows)), points.new_empty(len(rows)), torch.empty_like(rows)
+    parts = zip(*(torch.split(x, step) for x in (rows, best, second, which)), strict=True)
+    for some, largest, next_, place in parts:
+        part = product[: len(some)]
+        torch.addmm(rounded_offset, points[some], centroids.T, out=part[:, :k])
         # The largest of every block first: faster than the place of the largest of all.
         blocked = part.view(len(some), blocks, BLOCK)
-        block = blocked.amax(dim=2).argmax(dim=1)
-        value[:], place = blocked[torch.arange(len(some), device=some.device), block].max(dim=1)
-        index[:] = block * BLOCK + place
-    return best, which
+        maxima, block = blocked.amax(dim=2).topk(2)
+        within, inside = blocked[torch.arange(len(some), device=some.device), block[:, 0]].topk(2)
+        largest[:], place[:] = within[:, 0], block[:, 0] * BLOCK + inside[:, 0]
+        torch.maximum(within[:, 1], maxima[:, 1], out=next_)
 
-
-def _own_scores(points: Tensor, rows: Tensor, centroids: Tensor, assignments: Tensor) -> Tensor:
-    """Scores, as in `_nearest`, of points[rows] for the centroids that they are assigned to: (rows,)."""
-    offset = centroids.double().square().sum(dim=1) / -2
-    return scores_of_pairs(points, centroids, offset, rows, assignments[rows]).float()
+    error = rounding_errors(norm, float(-2 * offset.min()) ** 0.5, size)
+    found = (best + error >= least).nonzero()[:, 0]
+    unclear = (second + 2 * error >= best)[found].nonzero()[:, 0]
+    rows, which = rows[found], which[found]
+    value = scores_of_pairs(points, centroids, offset, rows, which)
+    for some in torch.split(unclear, rows_at_once(len(rows), k)) if len(unclear) else ():
+        exact = scores_between(points[rows[some]], centroids, offset)
+        which[some] = nearest(exact, 1)[:, 0]
+        value[some] = exact.gather(1, which[some, None])[:, 0]
+    return found, which, value
 
 
 def _recount(points: Tensor, sums: Tensor, sizes: Tensor, counted: Tensor, assignments: Tensor) -> Tensor:
@@ -209,14 +239,27 @@ def _recount(points: Tensor, sums: Tensor, sizes: Tensor, counted: Tensor, assig
 def _settle_empty(points: Tensor, centroids: Tensor, assignments: Tensor) -> None:
     """Give every cluster without a point the one that is farthest from its centroid, as scikit-learn does.
 
-    Changes assignments (N,). Points that lie on their centroid stay, and clusters empty, if there are too few others.
+    Of equal points only one is given: the others will follow it. Changes assignments (N,). Points that lie on their
+    centroid stay, and clusters empty, if there are too few others.
     """
     empty = (torch.bincount(assignments, minlength=len(centroids)) == 0).nonzero()[:, 0]
     if len(empty):
         distance = _squared_distances(points, centroids, assignments)
-        farthest = distance.argsort(descending=True, stable=True)[: len(empty)]
-        farthest = farthest[distance[farthest] > 0]
+        order = distance.argsort(descending=True, stable=True)
+        order = order[distance[order] > 0]
+        _, first = np.unique(_marks(points)[order].cpu().numpy(), return_index=True)
+        farthest = order[torch.from_numpy(np.sort(first)[: len(empty)]).to(order.device)]
         assignments[farthest] = empty[: len(farthest)]
+
+
+def _marks(points: Tensor) -> Tensor:
+    """A number for each point (N, D) on the grid, the same for equal points, and hardly ever for others: (N,).
+
+    The dot product with a random vector, of integers so small that it is exact up to D = 2**20.
+    """
+    weights = torch.randint(2**17, points.shape[1:], generator=torch.Generator().manual_seed(0))
+    weights = weights.to(points.device, torch.float64)
+    return torch.cat([tile.double() @ weights for tile in torch.split(points, TILE)])
 
 
 def _squared_distances(points: Tensor, centroids: Tensor, assignments: Tensor) -> Tensor:
@@ -234,7 +277,7 @@ def _random_start(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(len(points), generator=generator)[:k]
 
 
-def _spread_start(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _spread_start(points: Tensor, k: int, generator: torch.Generator, progress: Progress = iter) -> Tensor:
     """k rows of points (N, D), each the best of a few drawn with odds of their squared distance to those before: (k,).
 
     The best is the one that leaves the lowest sum of squared distances. O(k N D log k), in large products: a pool is
@@ -250,28 +293,28 @@ def _spread_start(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
         return out.add_(square[rows, None]).clamp_(min=0)
 
     start = torch.randint(count, (k,), generator=generator).to(points.device)  # all but the first to be replaced
-    nearest = distances(start[:1], points.new_empty(1, count))[0]  # (N,), squared distance to the nearest so far
+    closest = distances(start[:1], points.new_empty(1, count))[0]  # (N,), squared distance to the nearest so far
     most = trials * max(1, min(k // 4, CHUNK // (trials * count)))
     distance, left = points.new_empty(most, count), points.new_empty(2 * trials, count)
-    done = 1
-    while done < k:
-        cumulative = nearest.cumsum(dim=0, dtype=torch.float64)
-        # A pool that would serve for many more than there are already would mostly be passed over.
-        size = min(most, trials * max(1, min(done // 4, k - done)))
-        draw, doubt = torch.rand(2, size, dtype=torch.float64, generator=generator).to(points.device)
-        pool = torch.searchsorted(cumulative, draw * cumulative[-1])  # (P,)
-        distances(pool, distance[:size])  # (P, N)
-        doubt *= nearest[pool]
-        turn = 0
-        while done < k:
-            tried = doubt[turn : turn + len(left)] <= nearest[pool[turn : turn + len(left)]]
+    pool, doubt, turn = start[:0], closest[:0], 0
+    for done in progress(range(1, k)):
+        while True:
+            tried = doubt[turn : turn + len(left)] <= closest[pool[turn : turn + len(left)]]
             enough = tried.nonzero()[trials - 1 : trials, 0]
-            if not len(enough):
+            if len(enough):
                 break
-            end = int(enough) + 1
-            torch.minimum(distance[turn : turn + end], nearest, out=left[:end])  # (T, N), and those passed over
-            best = left[:end].sum(dim=1).masked_fill_(~tried[:end], torch.inf).argmin()
-            start[done] = pool[turn + best]
-            nearest.copy_(left[best])
-            done, turn = done + 1, turn + end
+            # A pool that would serve for many more than there are already would mostly be passed over.
+            size = min(most, trials * max(1, min(done // 4, k - done)))
+            cumulative = closest.cumsum(dim=0, dtype=torch.float64)
+            draw, doubt = torch.rand(2, size, dtype=torch.float64, generator=generator).to(points.device)
+            pool = torch.searchsorted(cumulative, draw * cumulative[-1])  # (P,)
+            distances(pool, distance[:size])  # (P, N)
+            doubt *= closest[pool]
+            turn = 0
+        end = int(enough) + 1
+        torch.minimum(distance[turn : turn + end], closest, out=left[:end])  # (T, N), and those passed over
+        best = left[:end].sum(dim=1).masked_fill_(~tried[:end], torch.inf).argmin()
+        start[done] = pool[turn + best]
+        closest.copy_(left[best])
+        turn += end
     return start

@@ -11,6 +11,7 @@ P = pairs of a query and a member of the gallery.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,45 +24,71 @@ LEAST_ROWS = 64
 TILE = 2**12
 # Vectors of the gallery whose median is the origin.
 SAMPLE = 1000
+# Float64 coordinates times this have squares that neither vanish nor overflow: from 2**-800 to float32's largest.
+LIFT = 2.0**300
 
 
-def to_grid(queries: Tensor, gallery: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
-    """Shift and scale queries (Q, D) and gallery (M, D) and round them to integers, held in float32.
-
-    The origin is the median of each coordinate over a thousand of the gallery, evenly spaced. Vectors are then at most
-    2**25 long and coordinates at most 2**24.
+@dataclass(frozen=True)
+class Grid:
+    """Integers that vectors are shifted, scaled and rounded to.
 
     Order of distances is kept up to the rounding, which moves a coordinate by at most 2**-25 of the largest distance
     from the origin (2**-24 where one coordinate has nearly all of it): what float32 itself does to a vector of that
     length. Integers, or multiples of any power of two, are not moved at all where no distance from the origin reaches
-    2**24 of these units.
+    2**24 of these units. Vectors less than 1e-240 from the origin count as equal to it.
 
-    With `normalize` the vectors are put on the unit sphere first.
+    Attributes:
+        origin: (D,) float64.
+        scale: A power of two.
+        normalize: Whether vectors are put on the unit sphere first.
     """
-    # Distances do not depend on the origin, but precision does. The mean would not keep integers integers.
-    sample = gallery[:: -(-len(gallery) // SAMPLE)].double()
-    origin = (F.normalize(sample) if normalize else sample).median(dim=0).values
 
-    def moved(x: Tensor) -> Iterator[Tensor]:
-        for tile in torch.split(x, TILE):
-            yield (F.normalize(tile.double()) if normalize else tile.double()) - origin
+    origin: Tensor
+    scale: float
+    normalize: bool
 
-    shared = gallery is queries
-    length = coordinate = 0.0
-    for x in (queries,) if shared else (queries, gallery):
-        for tile in moved(x):
-            length = max(length, float(torch.linalg.vector_norm(tile, dim=1).max()))
-            coordinate = max(coordinate, float(tile.abs().max()))
-    scale = 2.0 ** min(25 - math.frexp(length)[1], 24 - math.frexp(coordinate)[1])  # x < 2 ** the exponent of x
+    @classmethod
+    def around(cls, gallery: Tensor, *others: Tensor, normalize: bool = False) -> "Grid":
+        """Grid for a gallery (M, D) and others (Q, D): vectors are at most 2**25 long, and coordinates at most 2**24.
 
-    def rounded(x: Tensor) -> Tensor:
+        The origin is the median of each coordinate over a thousand of the gallery, evenly spaced.
+        """
+        # Distances do not depend on the origin, but precision does. The mean would not keep integers integers.
+        sample = gallery[:: -(-len(gallery) // SAMPLE)]
+        origin = (_on_sphere(sample) if normalize else sample.double()).median(dim=0).values
+        length = coordinate = 0.0
+        for x in (gallery, *others):
+            for tile in cls(origin, 1.0, normalize)._tiles(x):
+                coordinate = max(coordinate, float(tile.abs().max()))
+                length = max(length, float(torch.linalg.vector_norm(tile.mul_(LIFT), dim=1).max()) / LIFT)
+        # x < 2 ** the exponent of x
+        return cls(origin, 2.0 ** min(25 - math.frexp(length)[1], 24 - math.frexp(coordinate)[1]), normalize)
+
+    def round(self, x: Tensor) -> Tensor:
+        """Put vectors (N, D) on the grid: integers (N, D), held in float32."""
         grid = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        for part, tile in zip(torch.split(grid, TILE), moved(x), strict=True):
-            part.copy_(tile.mul_(scale).round_())
+        for part, tile in zip(torch.split(grid, TILE), self._tiles(x), strict=True):
+            part.copy_(tile.mul_(self.scale).round_())
         return grid
 
-    queries = rounded(queries)
-    return queries, queries if shared else rounded(gallery)
+    def _tiles(self, x: Tensor) -> Iterator[Tensor]:
+        """Vectors (N, D) relative to the origin, new in float64, a TILE at a time."""
+        for tile in torch.split(x, TILE):
+            yield (_on_sphere(tile) if self.normalize else tile.double()) - self.origin
+
+
+def _on_sphere(x: Tensor) -> Tensor:
+    """Unit vectors (N, D) in float64; zeros stay zeros."""
+    return F.normalize(x.double() * LIFT, eps=2.0**-500)
+
+
+def to_grid(queries: Tensor, gallery: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    """Put queries (Q, D) and gallery (M, D) on the grid around them; one tensor where they are one."""
+    if gallery is queries:
+        points = Grid.around(gallery, normalize=normalize).round(gallery)
+        return points, points
+    grid = Grid.around(gallery, queries, normalize=normalize)
+    return grid.round(queries), grid.round(gallery)
 
 
 def offsets(gallery: Tensor) -> Tensor:
@@ -87,11 +114,13 @@ def scores_of_pairs(queries: Tensor, gallery: Tensor, offset: Tensor, row: Tenso
     """Scores of queries[row] for gallery[column], both on the grid, (P,) each: (P,) float64, as in `scores_between`."""
     # On the CPU as many as PyTorch leaves to one thread: two would wait for each other longer than they work.
     step = max(1, (2**14 if gallery.device.type == "cpu" else 2**23) // gallery.shape[1])
-    parts = [
-        torch.linalg.vecdot(queries.index_select(0, some_row).double(), gallery.index_select(0, some_column).double())
-        for some_row, some_column in zip(torch.split(row, step), torch.split(column, step), strict=True)
-    ]
-    return torch.cat(parts) + offset[column]
+    # Written to one tensor: small ones, kept between large ones that are not, would leave holes in the heap.
+    score = torch.empty(len(row), dtype=torch.float64, device=gallery.device)
+    parts = zip(torch.split(score, step), torch.split(row, step), torch.split(column, step), strict=True)
+    for part, some_row, some_column in parts:
+        query, member = queries.index_select(0, some_row).double(), gallery.index_select(0, some_column).double()
+        torch.linalg.vecdot(query, member, out=part)
+    return score.add_(offset[column])
 
 
 def rows_at_once(count: int, columns: int) -> int:

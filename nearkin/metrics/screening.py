@@ -36,6 +36,14 @@ SPARE = 8
 LARGEST = 2**20
 
 
+def rounding_errors(norm: Tensor, longest: float, size: int) -> Tensor:
+    """The bound e for queries so long (C,), float64, and a gallery at most so long, of that embedding size: (C,)."""
+    if size > LARGEST:
+        return torch.full_like(norm, torch.inf)
+    n = (size + 8) * 2.0**-24
+    return n / (1 - n) * (norm * longest + longest**2 / 2)
+
+
 class Screen:
     """Judges queries against one gallery.
 
@@ -47,11 +55,10 @@ class Screen:
 
     def __init__(self, gallery: Tensor, gallery_class: Tensor, classes: int) -> None:
         self.gallery, self.gallery_class = gallery, gallery_class
-        count, size = gallery.shape
+        count = len(gallery)
         self.offset = offsets(gallery)  # (M,)
         self.rounded_offset = self.offset.float()
         self.longest = float(-2 * self.offset.min()) ** 0.5
-        self.gamma = (size + 8) * 2.0**-24 / (1 - (size + 8) * 2.0**-24) if size <= LARGEST else float("inf")
 
         # Members of class c: members[first[c] : first[c] + size[c]].
         self.members = gallery_class.argsort(stable=True)
@@ -66,7 +73,7 @@ class Screen:
 
     def pays(self, relevant: Tensor) -> Tensor:
         """Which queries, of R = relevant (Q,), to screen; others are ranked in float64 at less cost: (Q,) bool."""
-        return (relevant > 0) & (relevant * RARE <= len(self.gallery)) & (self.gamma < torch.inf)
+        return (relevant > 0) & (relevant * RARE <= len(self.gallery)) & (self.gallery.shape[1] <= LARGEST)
 
     def judge(
         self, queries: Tensor, query_class: Tensor, relevant: Tensor, itself: Tensor | None
@@ -86,7 +93,7 @@ class Screen:
         score = self._scores(queries, itself)  # (C, B S)
         maxima = score.view(-1, BLOCK, self.blocks).amax(dim=1)  # (C, S)
         norm = torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64)
-        error = self.gamma * (norm * self.longest + self.longest**2 / 2)  # (C,)
+        error = rounding_errors(norm, self.longest, queries.shape[1])  # (C,)
         twice = (2 * error).float()[:, None]
 
         # Whoever of the class is not near is surely not among the R nearest.
@@ -178,6 +185,8 @@ class Screen:
         row, block = (above != not_below).nonzero(as_tuple=True)
         known = self._few(row, len(queries))
         row, column = self._between(score, row[known[row]], block[known[row]], low, high)
+        known &= self._few(row, len(queries))
+        row, column = row[known[row]], column[known[row]]
         value = scores_of_pairs(queries, self.gallery, self.offset, row, column)
         before = (value > best[row]) | ((value == best[row]) & (column < first[row]))
         return above.sum(dim=1) + torch.bincount(row[before], minlength=len(queries)), known

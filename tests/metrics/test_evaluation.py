@@ -74,10 +74,19 @@ def test_runs_in_half_precision_and_under_autocast():
 
 def test_bad_input_is_refused_before_the_slow_part():
     x, labels = clusters()
-    with pytest.raises(ValueError, match="labels must have one entry for each of the 120 embeddings, got 119"):
-        evaluate(x, labels[:-1])
-    with pytest.raises(ValueError, match="init must be one of"):
-        evaluate(x, labels, init="kmeans")
+
+    def progress(_):
+        raise AssertionError("work has begun")
+
+    for arguments, message in (
+        ({"labels": labels[:-1]}, "labels must have one entry for each of the 120 embeddings, got 119"),
+        ({"init": "kmeans"}, "init must be one of"),
+        ({"restarts": 0}, "restarts and iterations must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to"),
+        ({"seed": 2**70}, "seed must be from 0 to"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(**{"embeddings": x, "labels": labels, "progress": progress, **arguments})
 
 
 def test_progress_sees_every_piece_of_work():
@@ -92,4 +101,4 @@ def test_progress_sees_every_piece_of_work():
 
     assert evaluate(x, labels, progress=progress) == evaluate(x, labels)
     assert sorted(int(row) for piece in searched for row in piece) == list(range(len(x)))
-    assert rounds
+    assert rounds[:6] == [1, 2, 3, 4, 5, 0]  # the start, then the updates

@@ -76,6 +76,7 @@ SELF = {
     "copies far from the origin": (with_copies(60)[0] * 1e-3 + 1e3, with_copies(60)[1]),
     "large": (clusters(60, 6, 5)[0] * 1e18, clusters(60, 6, 5)[1]),
     "small": (clusters(60, 6, 5)[0] * 1e-25, clusters(60, 6, 5)[1]),
+    "small beyond float32": (clusters(60, 6, 5)[0].double() * 1e-170, clusters(60, 6, 5)[1]),
     "two images": (torch.tensor([[0.0], [1.0]]), torch.tensor([4, 4])),
     "one image": (torch.tensor([[0.0]]), torch.tensor([4])),
 }
@@ -169,6 +170,29 @@ def test_every_floating_type_from_numpy_and_torch(dtype):
         same(retrieval(x.detach().numpy(), labels.numpy(), ks=KS), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_what_is_not_finite_is_found_in_every_type(dtype, value):
+    x, labels = clusters(60, 6, 5)
+    x[7, 1] = value
+    for autocast in (False, True):
+        with torch.autocast("cpu", enabled=autocast), pytest.raises(ValueError, match=r"finite .* row 7"):
+            retrieval(x.to(dtype), labels)
+
+
+def test_the_largest_of_every_type_are_finite():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x = torch.tensor([[0.0], [0.0], [torch.finfo(dtype).max], [torch.finfo(dtype).max]]).to(dtype)
+        assert recall_at_k(x, torch.tensor([1, 1, 2, 2]), ks=(1,)) == {1: 1}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+def test_every_integer_type_of_embeddings(dtype):
+    x, labels = integers(60, 0, 9, 3), torch.arange(60) % 7
+    assert retrieval(x.numpy().astype(dtype), labels) == retrieval(x, labels)
+    assert retrieval(torch.from_numpy(x.numpy().astype(dtype)), labels) == retrieval(x, labels)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_every_integer_type_of_labels(dtype):
     x, labels = clusters(60, 6, 5)
@@ -180,6 +204,18 @@ def test_every_integer_type_of_labels(dtype):
 def test_labels_are_only_names():
     x, labels = clusters(60, 6, 5)
     assert retrieval(x, -(10**12) * labels - 3) == retrieval(x, labels)
+
+
+@pytest.mark.parametrize("short", [2.0**-43, 2.0**-120, 2.0**-700])
+def test_normalize_compares_directions_of_vectors_however_short(short):
+    x, labels = clusters(80, 6, 4)
+    short = torch.tensor([1.0, short], dtype=torch.float64).repeat(40)[:, None]
+    same(retrieval(x * short, labels, normalize=True), retrieval(x, labels, normalize=True))
+
+
+def test_zeros_stay_zeros_when_normalized():
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1e-30, 0.0], [5.0, 1.0]])
+    assert recall_at_k(x, torch.tensor([1, 1, 2, 2]), ks=(1,), normalize=True) == {1: 1}
 
 
 def test_copies_still_tie_when_normalized():
@@ -210,7 +246,16 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
         ({"queries": X * torch.nan}, "embeddings must be finite .* row 0"),
         ({"queries": torch.cat([X[:2], X[2:] - torch.inf])}, "embeddings must be finite .* row 2"),
         ({"queries": X.double() + 1e200}, "embeddings must be finite in float32"),
-        ({"queries": X.to(torch.complex64)}, "embeddings must be real numbers, got torch.complex64"),
+        ({"queries": X.to(torch.complex64)}, "embeddings must be of one of the types .* got complex64"),
+        ({"queries": X.bool()}, "embeddings must be of one of the types float16, .*, int64, got bool"),
+        ({"queries": X.to(torch.uint16)}, "got uint16"),
+        ({"queries": X.to(torch.float8_e4m3fn)}, "got float8_e4m3fn"),
+        ({"queries": X.to_sparse()}, "embeddings must be dense, got torch.sparse_coo"),
+        ({"queries": X.numpy().astype(np.uint32)}, "got uint32"),
+        ({"queries": X.numpy().astype(">f4")}, "got >f4"),
+        ({"queries": np.array([["a", "b"]] * 4)}, "got <U1"),
+        ({"queries": np.array([[1, None]] * 4)}, "got object"),
+        ({"queries": None}, "got object"),
         ({"query_labels": Y[:3]}, "labels .* each of the 4 embeddings, got 3"),
         ({"query_labels": Y[:, None]}, r"labels must be \(N,\) .* got shape \(4, 1\)"),
         ({"query_labels": Y.float()}, "labels must be integers, got float32"),
