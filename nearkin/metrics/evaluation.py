@@ -32,7 +32,7 @@ def evaluate(
     and should be reported with it.
 
     Args:
-        embeddings: (N, D), NumPy or PyTorch, of any floating type.
+        embeddings: (N, D), NumPy or PyTorch, of any floating type, or integers.
         labels: (N,) integers.
         gallery: (M, D) embeddings to search instead.
         gallery_labels: (M,) integers; given exactly when `gallery` is.

@@ -136,15 +136,26 @@ def _lloyd(points: Tensor, centroids: Tensor, rounds: Iterable[int]) -> tuple[Te
     Returns:
         Nearest centroid of each point, (N,), and centroids, (k, D).
     """
-    centroids = centroids.clone()
+    centroids, offset = centroids.clone(), offsets(centroids)
     everyone, every = (torch.arange(len(x), device=points.device) for x in (points, centroids))
     norm = offsets(points).mul_(-2).sqrt_()
     assignments, score = torch.zeros_like(everyone), torch.full_like(norm, -torch.inf)
 
     def compare(rows: Tensor, those: Tensor) -> None:
         """Move points to one of those centroids where it is nearer than theirs, or as near and lower."""
-        found, which, value = _nearest_centroids(points, rows, centroids[those], norm[rows], score[rows])
-        rows, which = rows[found], those[which]
+        some, shift = centroids[those], offset[those]
+        best, second, which = _best_two(points, rows, some, shift)
+        error = rounding_errors(norm[rows], float(-2 * shift.min()) ** 0.5, points.shape[1])
+        unclear = second + 2 * error >= best
+        may_move = (best + error >= score[rows]) & (unclear | (those[which] != assignments[rows]))
+        rows, which, unclear = rows[may_move], which[may_move], unclear[may_move].nonzero()[:, 0]
+
+        value = scores_of_pairs(points, some, shift, rows, which)
+        for part in torch.split(unclear, rows_at_once(len(rows), len(those))) if len(unclear) else ():
+            exact = scores_between(points[rows[part]], some, shift)
+            which[part] = nearest(exact, 1)[:, 0]
+            value[part] = exact.gather(1, which[part, None])[:, 0]
+        which = those[which]
         moves = (value > score[rows]) | ((value == score[rows]) & (which < assignments[rows]))
         assignments[rows[moves]], score[rows[moves]] = which[moves], value[moves]
 
@@ -158,9 +169,10 @@ def _lloyd(points: Tensor, centroids: Tensor, rounds: Iterable[int]) -> tuple[Te
         if not len(moved):
             break
         centroids[moved] = (sums[moved] / sizes[moved, None]).round_().float()
+        offset[moved] = offsets(centroids[moved])
 
-        theirs = torch.isin(assignments, moved).nonzero()[:, 0]
-        now = scores_of_pairs(points, centroids, offsets(centroids), theirs, assignments[theirs])
+        theirs = torch.zeros_like(every, dtype=torch.bool).index_fill_(0, moved, True)[assignments].nonzero()[:, 0]
+        now = scores_of_pairs(points, centroids, offset, theirs, assignments[theirs])
         away = torch.zeros_like(everyone, dtype=torch.bool)
         away[theirs] = now < score[theirs]
         score[theirs] = now
@@ -169,50 +181,32 @@ def _lloyd(points: Tensor, centroids: Tensor, rounds: Iterable[int]) -> tuple[Te
     return assignments, centroids
 
 
-def _nearest_centroids(
-    points: Tensor, rows: Tensor, centroids: Tensor, norm: Tensor, least: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the nearest of some centroids for points[rows], and its score p·c - |c|²/2 = (|p|² - |p - c|²) / 2.
-
-    Args:
-        points: (N, D) on the grid.
-        rows: (C,).
-        centroids: (k, D) on the grid.
-        norm: (C,) float64, lengths of points[rows].
-        least: (C,) float64, the scores that matter: from here.
+def _best_two(points: Tensor, rows: Tensor, centroids: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores p·c - |c|²/2 = (|p|² - |p - c|²) / 2 of points[rows] for centroids (k, D) and their offsets (k,).
 
     Returns:
-        Which of the rows have a score that may matter, their nearest centroid, the lower of equals, and its score,
-        exact: fewer than C each.
+        The highest and the second highest, in float32, not exact, and a centroid of the highest: (rows,) each.
     """
     k, size = centroids.shape
-    offset = offsets(centroids)
-    rounded_offset = offset.float()
+    offset = offset.float()
     blocks = max(2, -(-k // BLOCK))
     step = max(LEAST_ROWS, CHUNK // max(k, size))
-    product = points.new_full((min(step, len(rows)), blocks * BLOCK), -torch.inf)
+    score = points.new_full((min(step, len(rows)), blocks * BLOCK), -torch.inf)
     best, second, which = points.new_empty(len(rows)), points.new_empty(len(rows)), torch.empty_like(rows)
-    parts = zip(*(torch.split(x, step) for x in (rows, best, second, which)), strict=True)
-    for some, largest, next_, place in parts:
-        part = product[: len(some)]
-        torch.addmm(rounded_offset, points[some], centroids.T, out=part[:, :k])
+    for some, first, next_, place in zip(*(torch.split(x, step) for x in (rows, best, second, which)), strict=True):
+        part = score[: len(some)]
+        torch.addmm(offset, points[some], centroids.T, out=part[:, :k])
         # The largest of every block first: faster than the place of the largest of all.
         blocked = part.view(len(some), blocks, BLOCK)
-        maxima, block = blocked.amax(dim=2).topk(2)
-        within, inside = blocked[torch.arange(len(some), device=some.device), block[:, 0]].topk(2)
-        largest[:], place[:] = within[:, 0], block[:, 0] * BLOCK + inside[:, 0]
-        torch.maximum(within[:, 1], maxima[:, 1], out=next_)
-
-    error = rounding_errors(norm, float(-2 * offset.min()) ** 0.5, size)
-    found = (best + error >= least).nonzero()[:, 0]
-    unclear = (second + 2 * error >= best)[found].nonzero()[:, 0]
-    rows, which = rows[found], which[found]
-    value = scores_of_pairs(points, centroids, offset, rows, which)
-    for some in torch.split(unclear, rows_at_once(len(rows), k)) if len(unclear) else ():
-        exact = scores_between(points[rows[some]], centroids, offset)
-        which[some] = nearest(exact, 1)[:, 0]
-        value[some] = exact.gather(1, which[some, None])[:, 0]
-    return found, which, value
+        maxima = blocked.amax(dim=2)
+        block = maxima.argmax(dim=1, keepdim=True)
+        within = blocked[torch.arange(len(some), device=some.device), block[:, 0]]
+        first[:], inside = within.max(dim=1)
+        place[:] = block[:, 0] * BLOCK + inside
+        # And the largest of what is left.
+        within.scatter_(1, inside[:, None], -torch.inf)
+        torch.maximum(within.amax(dim=1), maxima.scatter_(1, block, -torch.inf).amax(dim=1), out=next_)
+    return best, second, which
 
 
 def _recount(points: Tensor, sums: Tensor, sizes: Tensor, counted: Tensor, assignments: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ def test_every_round_ends_at_the_nearest_centroids_and_a_lower_objective(start, 
         """In integers below 2**53, which float64 holds."""
         squared = ((points.double()[:, None] - centroids.double()) ** 2).sum(dim=2).numpy()
         assert (assignments.numpy() == squared.argmin(axis=1)).all()  # of equals, the lower
+        assert torch.equal(centroids, centroids.round())
         objectives.append(squared.min(axis=1).sum())
         _settle_empty(points, centroids, assignments)
 
