@@ -13,6 +13,9 @@ from torch import Tensor
 NEAR_DUPLICATES = 8  # of a row, that a GPU computes with care
 FLOOR = 1e-6  # of unsquared distances, whose gradient has no direction at 0
 
+Near = list[tuple[Tensor, Tensor]]
+"""Pairs of which each entry holds some: their rows and their columns."""
+
 
 class Batch(NamedTuple):
     """What a loss over pairs compares: a batch with itself, or with a gallery.
@@ -228,14 +231,13 @@ def centered(x: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
 
 def finish_squared_distances_(
     products: Tensor, left: Tensor, norm2: Tensor, x: Tensor, gallery: Tensor, own: int | None
-) -> None:
-    """Turn the inner products (B, M) of centered vectors into squared Euclidean distances.
+) -> Near:
+    """Turn the inner products (B, M) of centered vectors into squared Euclidean distances; return the near pairs.
 
     |x_i|² + |g_j|² - 2 x_i·g_j leaves an absolute error of a few machine epsilons times |x|². So it is taken about the
-    mean, which changes no distance but shortens the vectors, and pairs so close that half their digits would be lost
-    are taken from their difference instead. What remains is a relative error of about 1e-8 in float64 and 1e-3 in
-    float32 at most (D = 512), 0 for duplicates. On a GPU, which would stall to say how many pairs these are, it is the
-    8 nearest of each row that are taken from their difference.
+    mean, which changes no distance but shortens the vectors, and near pairs are taken from their difference instead.
+    What remains is a relative error of about 1e-8 in float64 and 2e-4 in float32 at most (D = 512), 0 for duplicates.
+    On a GPU that holds for the `NEAR_DUPLICATES` nearest of each row.
 
     Args:
         products: left · (the gallery, centered).
@@ -243,29 +245,59 @@ def finish_squared_distances_(
         norm2: (M,) squared norms of the gallery, centered.
         x: (B, D) the rows' vectors as they came.
         gallery: (M, D) as it came.
-        own: Column of the first row's own vector, if they are in the gallery: it becomes infinitely far.
+        own: Column of the first row's own vector, if they are in the gallery. What is there is for the caller to set.
     """
     left2 = left.square().sum(dim=1, keepdim=True)
     d2 = products.mul_(-2).add_(norm2).add_(left2)
     if own is not None:
         d2.diagonal(own).fill_(torch.inf)
+    near = near_pairs(d2, left2, norm2)
+    for i, j in near:
+        d2[i, j] = (x[i] - gallery[j]).square().sum(dim=1)
+    return near
+
+
+def near_pairs(d2: Tensor, left2: Tensor, norm2: Tensor) -> Near:
+    """Return the pairs so close that half the digits of their squared distance (B, M) are lost, as rows and columns.
+
+    They come in blocks, whose differences fit a cache. A GPU would stall to say how many they are: there they are the
+    nearest of each row, near or not.
+
+    Args:
+        d2: As rounded, infinite where a vector meets itself.
+        left2: (B, 1) squared norms of the rows' vectors, centered.
+        norm2: (M,) of the gallery's.
+    """
     if not may_look(d2):
-        nearest = d2.topk(min(NEAR_DUPLICATES, d2.shape[1]), largest=False, sorted=False).indices  # (B, few)
-        for column in nearest.T:
-            d2.scatter_(1, column[:, None], (x - gallery[column]).square().sum(dim=1, keepdim=True))
-        if own is not None:
-            d2.diagonal(own).fill_(torch.inf)
-        return
-    # Which pairs lost half their digits? The nearest neighbor of most rows tells, cheaply, that none did; points so
-    # near have about the same norm.
+        few = min(NEAR_DUPLICATES, d2.shape[1])
+        column = d2.clamp_min_(0).topk(few, largest=False, sorted=False).indices.flatten()
+        row = torch.arange(len(d2), device=d2.device).repeat_interleave(few)
+        return list(zip(torch.split(row, 2**16), torch.split(column, 2**16), strict=True))
+    # The nearest neighbor of most rows tells, cheaply, that none is; points so near have about the same norm.
     tolerance = torch.finfo(d2.dtype).eps ** 0.5
     suspects = (d2.amin(dim=1) < tolerance * 3 * left2.squeeze(1)).nonzero().squeeze(1)
     if not len(suspects):
-        return
+        return []
     limit = tolerance * (left2[suspects] + norm2)
     row, column = (d2[suspects] < limit).nonzero(as_tuple=True)
-    for i, j in zip(suspects[row].split(4096), column.split(4096), strict=True):
-        d2[i, j] = (x[i] - gallery[j]).square().sum(dim=1)
+    return list(zip(torch.split(suspects[row], 4096), torch.split(column, 4096), strict=True))
+
+
+def pull_near_(
+    slopes: Tensor, near: Near, x: Tensor, gallery: Tensor, x_sum: Tensor, gallery_sum: Tensor | None = None
+) -> Tensor:
+    """Add Σ_j s_ij (x_i - g_j) over the near pairs to x_sum (B, D), return it, and set their slopes s (B, M) to 0.
+
+    By an unsquared distance d the slopes are up to 1 / d: in s_ij x_i - s_ij g_j all digits could cancel. What moves x
+    is taken off gallery_sum (M, D), if it is given.
+    """
+    for i, j in near:
+        pull = slopes[i, j, None] * (x[i] - gallery[j])
+        x_sum.index_add_(0, i, pull)
+        if gallery_sum is not None:
+            gallery_sum.index_add_(0, j, pull, alpha=-1)
+        slopes[i, j] = 0
+    return x_sum
 
 
 def add_transpose_(matrix: Tensor) -> Tensor:
@@ -321,13 +353,29 @@ def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs, output)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> Tensor:
-    x, d = ctx.saved_tensors
+@torch.library.custom_op("nearkin::distances_backward", mutates_args=())
+def _gradient(x: Tensor, d: Tensor, grad: Tensor) -> Tensor:
+    if len(x) < 2:
+        return torch.zeros_like(x)
     # By x_i, d_ij has the gradient (x_i - x_j) / d_ij, taken as 0 at the floor.
     weight = add_transpose_(grad / F.threshold(d, FLOOR, torch.inf))
-    x = centered(x, x)[0]
+    left = centered(x, x)[0]
+    norm2 = left.square().sum(dim=1)
+    near = near_pairs(d.square().fill_diagonal_(torch.inf), norm2[:, None], norm2)
+    by_near = pull_near_(weight, near, x, x, torch.zeros_like(x)) if near else 0
     with full_precision(x):
-        return weight.sum(dim=1, keepdim=True) * x - weight @ x  # Σ_j weight_ij (x_i - x_j)
+        return weight.sum(dim=1, keepdim=True) * left - weight @ left + by_near  # Σ_j weight_ij (x_i - x_j)
+
+
+@_gradient.register_fake
+def _(x: Tensor, d: Tensor, grad: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> Tensor:
+    x, d = ctx.saved_tensors
+    gradient: Tensor = _gradient(x, d, grad)
+    return gradient
 
 
 _distances.register_autograd(_differentiate, setup_context=_save)

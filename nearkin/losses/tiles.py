@@ -19,11 +19,13 @@ from torch import Tensor
 from nearkin.losses.pairs import (
     FLOOR,
     Batch,
+    Near,
     add_transpose_,
     centered,
     finish_squared_distances_,
     full_precision,
     known_gradient,
+    pull_near_,
 )
 
 Measure = Literal["inner products", "squared distances", "distances"]
@@ -45,6 +47,7 @@ class Tile(NamedTuple):
         positives: (B, P) the members but for the query itself.
         valid: (B, P) which of them count: every positive once.
         alone: Whether the gallery is the queries themselves.
+        near: Pairs whose distance is taken from their difference.
     """
 
     matrix: Tensor
@@ -54,6 +57,7 @@ class Tile(NamedTuple):
     positives: Tensor
     valid: Tensor
     alone: bool
+    near: Near
 
     @property
     def local(self) -> Tensor:
@@ -128,6 +132,9 @@ class Pairs:
             self.norm2 = self.right.square().sum(dim=1)
         # Σ_j s_ij g_j and, with distances, Σ_j s_ij, for each query and likewise for each of the gallery.
         self.x_sum = self.gallery_sum = self.x_weight = self.gallery_weight = x.new_empty(0)
+        # Σ_j s_ij (x_i - g_j) over the near pairs, which are not in the other sums, once there are any.
+        self.x_near: Tensor | None = None
+        self.gallery_near: Tensor | None = None
 
     def tiles(self, chunk_size: int | None = None) -> Iterator[Tile]:
         """Yield all queries in tiles, of whole classes without a separate gallery. `push` each before the next.
@@ -150,6 +157,8 @@ class Pairs:
         """Take the slopes (B, M) of a sum by a tile's entries into account."""
         if self.measure == "distances":  # by d² / 2; at the floor a distance has no direction
             torch.div(slopes, torch.threshold_(tile.matrix, FLOOR, torch.inf), out=tile.matrix)
+            if tile.near:
+                self._pull_near_back(tile)
         elif slopes.data_ptr() != tile.matrix.data_ptr():
             tile.matrix.copy_(slopes)
 
@@ -159,18 +168,20 @@ class Pairs:
         The latter is empty if the gallery is the queries themselves, or constant.
         """
         scale = (2 if self.columns == "mirrors" else 1) * (2 if self.measure == "squared distances" else 1) / terms
-        x = self._gradient(self.x_sum, self.x_weight, self.left).mul_(scale)
+        x = self._gradient(self.x_sum, self.x_weight, self.left, self.x_near).mul_(scale)
         none = x.new_empty(0)
         if self.alone:
             return self._unsorted(x), none
         if self.columns == "constant":
             return x, none
-        return x, self._unsorted(self._gradient(self.gallery_sum, self.gallery_weight, self.right).mul_(scale))
+        by_gallery = self._gradient(self.gallery_sum, self.gallery_weight, self.right, self.gallery_near)
+        return x, self._unsorted(by_gallery.mul_(scale))
 
-    def _gradient(self, pulled: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:
+    def _gradient(self, pulled: Tensor, weight: Tensor, vectors: Tensor, near: Tensor | None) -> Tensor:
         if self.measure == "inner products":
             return pulled
-        return pulled.neg_().addcmul_(weight, vectors)  # Σ_j s_ij (x_i - g_j)
+        pulled.neg_().addcmul_(weight, vectors)  # Σ_j s_ij (x_i - g_j)
+        return pulled if near is None else pulled.add_(near)
 
     def _unsorted(self, rows: Tensor) -> Tensor:
         return rows if self.sorted else torch.empty_like(rows).index_copy_(0, self.order, rows)
@@ -186,9 +197,10 @@ class Pairs:
             yield slice(start, stop)
 
     def _tile(self, matrix: Tensor, rows: slice) -> Tile:
+        near: Near = []
         if self.measure != "inner products":
             own = rows.start if self.alone else None
-            finish_squared_distances_(matrix, self.left[rows], self.norm2, self.x[rows], self.gallery, own)
+            near = finish_squared_distances_(matrix, self.left[rows], self.norm2, self.x[rows], self.gallery, own)
             if self.measure == "distances":
                 matrix.clamp_min_(FLOOR**2).sqrt_()
             if own is not None:
@@ -197,7 +209,7 @@ class Pairs:
         step = torch.arange(self.largest, device=matrix.device)
         members = (start + (rank + step) % size.clamp(min=1)).clamp_(max=matrix.shape[1] - 1)
         own = int(self.alone)
-        return Tile(matrix, rows, members, size, members[:, own:], step[own:] < size, self.alone)
+        return Tile(matrix, rows, members, size, members[:, own:], step[own:] < size, self.alone, near)
 
     def _start_from_zero(self) -> None:
         self.x_sum, self.x_weight = torch.zeros_like(self.left), self.left.new_zeros(len(self.left), 1)
@@ -205,6 +217,14 @@ class Pairs:
         if not self.alone:
             self.gallery_sum = torch.zeros_like(self.right)
             self.gallery_weight = self.right.new_zeros(len(self.right), 1)
+
+    def _pull_near_back(self, tile: Tile) -> None:
+        if self.x_near is None:
+            self.x_near = torch.zeros_like(self.x)
+            if self.columns == "moves":
+                self.gallery_near = self.x_near if self.alone else torch.zeros_like(self.gallery)
+        x, x_near = self.x[tile.rows], self.x_near[tile.rows]
+        pull_near_(tile.matrix, tile.near, x, self.gallery, x_near, self.gallery_near)
 
     def _pull_back(self, slopes: Tensor, rows: slice) -> None:
         """Multiply the slopes (B, M) of a chunk onto the vectors of both sides, and sum them for each."""

@@ -75,6 +75,21 @@ def test_gradients_of_distances():
     assert torch.autograd.gradcheck(distances, x)
 
 
+@pytest.mark.parametrize("looks", [True, False])  # on a CPU, on a GPU
+def test_gradients_of_distances_between_near_duplicates(looks, monkeypatch):
+    x = torch.nn.functional.normalize(torch.randn(64, 128, dtype=torch.float64))
+    x[32:] = x[:32] + 1e-5 * torch.randn(32, 128, dtype=torch.float64)
+    x, weight = x.float(), torch.rand(64, 64)
+
+    def gradient(x):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad((distances(x) * weight.to(x.dtype)).sum(), x)[0].double()
+
+    exact = gradient(x.double())
+    monkeypatch.setattr("nearkin.losses.pairs.may_look", lambda tensor: looks)
+    torch.testing.assert_close(gradient(x), exact, rtol=0, atol=2e-6 * float(exact.abs().max()))
+
+
 @pytest.mark.parametrize("n", [1, 5, 128, 129, 300])
 def test_a_matrix_plus_its_transpose(n):
     matrix = torch.randn(n, n)

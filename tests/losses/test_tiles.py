@@ -62,12 +62,57 @@ def test_a_larger_k_changes_nothing(name, monkeypatch):
         torch.testing.assert_close(found, with_gallery)
 
 
+def assert_near(found, exact, tolerance):
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * float(b.abs().max()))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_chunks_change_a_float32_by_rounding_alone(name):
     x, y = F.normalize(points(600, 32, dtype=torch.float32)), torch.arange(600) % 150
     found = value_and_gradients(LOSSES[name](chunk_size=64), x, y)
-    for each, exact in zip(found, value_and_gradients(LOSSES[name](), x, y), strict=True):
-        torch.testing.assert_close(each, exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
+    assert_near(found, value_and_gradients(LOSSES[name](), x, y), 1e-5)
+
+
+def near_duplicates(gap):
+    """Unit vectors in float32, each with a partner of another class, and each with another of its own."""
+    x = F.normalize(points(96, 64))
+    x[32:] = F.normalize(x[:32].repeat(2, 1) + gap * F.normalize(points(64, 64, seed=1)))
+    return x.float(), torch.cat([torch.arange(32) // 4, torch.arange(32) // 4, torch.arange(32) // 4 + 8])
+
+
+UNSQUARED = ["contrastive", "ranked list", "ranked list, symmetric", "margin", "lifted structure"]
+
+
+# At a gap of 0.03 a squared distance is not near enough to be taken from a difference: it has its error of 2e-4.
+@pytest.mark.parametrize(("gap", "tolerance"), [(3e-2, 5e-4), (1e-2, 2e-6), (1e-3, 2e-6), (1e-5, 2e-6), (2e-6, 2e-6)])
+@pytest.mark.parametrize("looks", [True, False])  # on a CPU, on a GPU
+@pytest.mark.parametrize("name", UNSQUARED)
+def test_near_duplicates_lose_no_digits_of_the_gradient(name, gap, tolerance, looks, monkeypatch):
+    x, y = near_duplicates(gap)
+    exact = value_and_gradients(LOSSES[name](normalize=False), x.double(), y)
+    if not looks:
+        monkeypatch.setattr("nearkin.losses.pairs.may_look", lambda tensor: False)
+    dense, chunked = (value_and_gradients(LOSSES[name](normalize=False, chunk_size=n), x, y) for n in (None, 10))
+    assert_near(dense, exact, tolerance)
+    assert_near(chunked, exact, tolerance)
+    assert_near(chunked, dense, 1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in UNSQUARED if name in WITH_GALLERY])
+@pytest.mark.parametrize("chunk_size", [None, 10])
+def test_near_duplicates_in_a_gallery_lose_none_either(name, chunk_size):
+    x, y = near_duplicates(1e-5)
+    inputs = x[:40], y[:40], x[40:], y[40:]
+    exact = value_and_gradients(LOSSES[name](normalize=False), x[:40].double(), y[:40], x[40:].double(), y[40:])
+    assert_near(value_and_gradients(LOSSES[name](normalize=False, chunk_size=chunk_size), *inputs), exact, 2e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_chunks_change_near_duplicates_by_rounding_alone(name):
+    x, y = near_duplicates(1e-3)
+    dense, chunked = (value_and_gradients(LOSSES[name](normalize=False, chunk_size=n), x, y) for n in (None, 10))
+    assert_near(chunked, dense, 1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_GALLERY)
