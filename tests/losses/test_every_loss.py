@@ -109,6 +109,12 @@ def test_rejects_arguments_that_are_not_finite(name, argument, value):
         getattr(losses, name)(**sizes.get(name, {}), **{argument: value})
 
 
+def test_a_multiple_of_the_loss_has_that_multiple_of_the_gradient(loss):
+    value, gradient = value_and_gradient(loss, points(), LABELS)
+    tripled, tripled_gradient = value_and_gradient(lambda x, y: 3 * loss(x, y), points(), LABELS)
+    torch.testing.assert_close((tripled, tripled_gradient), (3 * value, 3 * gradient))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_value_is_a_scalar_of_the_input_type(loss, dtype):
     value, gradient = value_and_gradient(loss, points(dtype), LABELS)
