@@ -29,9 +29,10 @@ class NPairLoss(nn.Module):
     Args:
         form: "tuplet" or "mc".
         l2: Weight λ, at least 0, of the penalty λ / 4 · (mean |x_a|² + mean |x_p|²), which is λ / 2 · mean |x|²
-            over the batch. It holds the norms, with which inner products grow.
+            over the batch. It holds the norms, with which inner products grow. Against a gallery there is none:
+            `CrossBatchMemory` adds both losses.
         normalize: Put the embeddings on the unit sphere first. The papers do not.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: form is unknown; l2 is negative or not finite; with "mc", the batch has other than two samples per
@@ -66,7 +67,9 @@ class NPairLoss(nn.Module):
         batch = check_pairs(embeddings, labels, gallery, gallery_labels, normalize=self.normalize)
         form = tuplet_loss if self.form == "tuplet" else multi_class
         loss = form(batch, chunk_size=self.chunk_size)
-        return loss + self.l2 / 2 * batch.x.square().sum() / max(len(batch.x), 1) if self.l2 else loss
+        if not self.l2 or gallery is not None:
+            return loss
+        return loss + self.l2 / 2 * batch.x.square().sum() / max(len(batch.x), 1)
 
 
 def tuplet(products: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:

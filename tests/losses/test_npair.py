@@ -49,6 +49,11 @@ def test_forms_share_the_penalty():
     torch.testing.assert_close(penalties[0], 0.2 * x.square().sum(dim=1).mean())
 
 
+def test_a_gallery_adds_no_penalty():
+    x, y = torch.randn(8, 3), torch.arange(8) // 2
+    torch.testing.assert_close(NPairLoss(l2=0.4)(x, y, x, y), NPairLoss()(x, y, x, y))
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 1], [0, 0, 0, 0], [0, 1, 2, 2], [0]])
 def test_mc_rejects_other_than_two_per_class(labels):
     with pytest.raises(ValueError, match="exactly 2 samples of each class, got"):
