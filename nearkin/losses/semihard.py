@@ -19,13 +19,14 @@ class SemihardTripletLoss(nn.Module):
 
     The mean over ordered positive pairs (a, p), those at 0 included, of max(0, d²_ap - d²_an + margin), d the
     Euclidean distance. The negative n is the one with the smallest d²_an > d²_ap, or, if there is none, the one
-    with the largest d²_an. Distances that differ by no more than rounding are taken as equal; of equal negatives
+    with the largest d²_an. Beyond is by more than four machine epsilons of the anchor's largest d², for rounding alone
+    parts duplicates: in float32 a negative as near behind the positive as that is passed over. Of equal negatives
     one receives the gradient; at the kink the gradient is 0. O(N² (D + K)) time and O(N²) memory.
 
     Args:
         margin: Gap between squared distances, at least 0. On the unit sphere squared distances end at 4.
         normalize: Put the embeddings on the unit sphere first.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: margin is negative or not finite; chunk_size is below 1.
@@ -55,7 +56,7 @@ class SemihardTripletLoss(nn.Module):
 def semihard(d2: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum over the ordered positive pairs of a tile, their number, and its slopes by (B, M)."""
     eps = torch.finfo(d2.dtype).eps
-    rounding = 64 * eps * d2.amax(dim=1, keepdim=True)
+    rounding = 4 * eps * d2.amax(dim=1, keepdim=True)
     pull = d2.gather(1, tile.positives)  # (B, P)
     farthest = tile.set_members_(d2, -torch.inf).argmax(dim=1, keepdim=True)
     negatives = tile.set_members_(d2, torch.inf)
@@ -63,9 +64,9 @@ def semihard(d2: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Ten
     value, slopes = d2.new_zeros(()), torch.zeros_like(d2)
     for i, positive in enumerate(tile.positives.T[..., None]):
         d2_positive, counts = pull[:, i, None], tile.valid[:, i, None]  # (B, 1)
-        # A duplicate of the positive is as far as the positive; rounding must not take it beyond. Near duplicates of
-        # the anchor are known better than the rest of its row (`finish_squared_distances_`).
-        nearest_beyond = d2_positive + torch.minimum(rounding, 32 * eps**0.5 * d2_positive)
+        # A duplicate of the positive is as far as the positive; rounding must not take it beyond: by 1.9 eps of the
+        # row's largest was seen. Near duplicates of the anchor are known better (`finish_squared_distances_`).
+        nearest_beyond = d2_positive + torch.minimum(rounding, 4 * eps**0.5 * d2_positive)
         beyond = torch.threshold_(negatives - nearest_beyond, 0.0, torch.inf)
         gap, nearest = beyond.min(dim=1, keepdim=True)
         negative = torch.where(gap.isinf(), farthest, nearest)
