@@ -7,7 +7,6 @@ Shape key: N = batch size, D = embedding size.
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from nearkin.losses.pairs import check_chunk_size, check_pairs
@@ -26,7 +25,7 @@ class DDMLLoss(nn.Module):
         tau: Squared distance, above 1, between the two boundaries. On the unit sphere squared distances end at 4: a
             tau above 3 asks there for more than opposite negatives.
         normalize: Put the embeddings on the unit sphere first.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: beta is not above 0, or tau not above 1, where positives would be wanted nearer than 0; or one is
@@ -64,10 +63,9 @@ class DDMLLoss(nn.Module):
 @pair_loss("squared distances", mirrored=True)
 def ddml(d2: Tensor, tile: Tile, beta: float, tau: float) -> tuple[Tensor, int, Tensor]:
     """Return half the sum over the pairs of a tile, their number, and its slopes by the squared distances (B, M)."""
-    # How far a positive is too far, a negative too near, both above 0 then; a sample is no pair with itself.
+    # How far a positive is too far, a negative too near, both above 0 then. A sample is no pair with itself: at d = 0
+    # that is below 0, for tau is above 1, and moves nothing; the logarithm leaves it out.
     too_far = (d2.gather(1, tile.members) + (1 - tau)) * beta  # (B, K)
-    if tile.alone:
-        too_far[:, 0] = -torch.inf
     excess = tile.set_members_(d2.mul_(-beta).add_(beta * (1 + tau)), too_far)
     # log(1 + e^z) = max(0, z) + log(1 + e^-|z|). That logarithm loses what is rounded off 1 + e; torch.log1p does not,
     # at fifteen times the price.
