@@ -26,7 +26,8 @@ class AngularLoss(nn.Module):
         alpha: Bound on the angle in degrees, in (0, 90). The paper finds 36 to 55 safe.
         normalize: Put the embeddings on the unit sphere first. Eq. 8 assumes unit length, yet the paper's
             experiments normalize nothing: its configurations set False.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about, but whole classes; None for all. The result
+            is the same.
 
     Raises:
         ValueError: alpha is outside (0, 90); chunk_size is below 1.
@@ -72,4 +73,4 @@ def angular(products: Tensor, tile: Tile, tan2: float) -> tuple[Tensor, Tensor, 
     return value, weights.sum(), slopes.scatter_add_(1, tile.positives, pulls)
 
 
-angular_loss = pair_loss("inner products")(angular)
+angular_loss = pair_loss("inner products", whole_classes=True)(angular)

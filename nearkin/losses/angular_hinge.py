@@ -17,12 +17,13 @@ class AngularHingeLoss(nn.Module):
     """Bound the angle at the negative of every triangle (anchor, positive, negative).
 
     The mean over all triplets of max(0, |x_a - x_p|² - 4 tan²α |x_n - (x_a + x_p) / 2|²), Eq. 6; its gradient is
-    Eq. 7, and 0 at the kink. O(N² (D + K)) time and O(N²) memory.
+    Eq. 7, and 0 at the kink, up to rounding. O(N² (D + K)) time and O(N²) memory.
 
     Args:
         alpha: Bound on the angle in degrees, in (0, 90). The paper finds 36 to 55 safe.
         normalize: Put the embeddings on the unit sphere first.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about, but whole classes; None for all. The result
+            is the same.
 
     Raises:
         ValueError: alpha is outside (0, 90); chunk_size is below 1.
@@ -41,7 +42,7 @@ class AngularHingeLoss(nn.Module):
         return angular_hinge(batch, self.tan2, chunk_size=self.chunk_size)
 
 
-@pair_loss("squared distances")
+@pair_loss("squared distances", whole_classes=True)
 def angular_hinge(d2: Tensor, tile: Tile, tan2: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of Eq. 6 over triplets, their number, and its slopes by the squared distances (B, M).
 

@@ -23,7 +23,7 @@ class ContrastiveLoss(nn.Module):
     Args:
         margin: Distance, above 0, beyond which a negative costs nothing. On the unit sphere distances end at 2.
         normalize: Put the embeddings on the unit sphere first.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: margin is not above 0 and finite; chunk_size is below 1.

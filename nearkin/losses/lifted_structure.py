@@ -25,7 +25,8 @@ class LiftedStructureLoss(nn.Module):
     Args:
         margin: Distance that negatives are pushed beyond, softly.
         normalize: Put the embeddings on the unit sphere first. The paper does not.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about, but whole classes; None for all. The result
+            is the same.
 
     Raises:
         ValueError: margin is not finite; chunk_size is below 1.
@@ -45,7 +46,7 @@ class LiftedStructureLoss(nn.Module):
         return lifted_structure(batch, self.margin, chunk_size=self.chunk_size)
 
 
-@pair_loss("distances")
+@pair_loss("distances", whole_classes=True)
 def lifted_structure(distance: Tensor, tile: Tile, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of Eq. 4 over the ordered positive pairs of a tile, their number, and its slopes by (B, M)."""
     logits = tile.set_members_(margin - distance, lowest(distance))

@@ -39,7 +39,8 @@ class MarginLoss(nn.Module):
         num_classes: C. If given, every class of anchors has a boundary of its own: a parameter (C,) that starts at
             beta. Labels are then class ids from 0 to C - 1.
         normalize: Put the embeddings on the unit sphere first.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same, but
+            for the draw on a GPU.
 
     Raises:
         ValueError: alpha is negative, beta not above 0, one of them not finite, or num_classes below 1; a label is
@@ -105,7 +106,6 @@ def margin(
     order = pairs.order if pairs.alone else torch.arange(len(x), device=x.device)
     boundary = boundary[order, None]
     norm, other_norm = (torch.linalg.vector_norm(each, dim=1).clamp_min(FLOOR) for each in (pairs.x, pairs.gallery))
-    chance = torch.rand(len(x), pairs.largest, device=x.device).to(x.dtype)  # (N, K), for each possible positive
 
     value, terms, boundary_gradient = x.new_zeros(()), x.new_zeros(()), torch.zeros_like(boundary)
     for tile in pairs.tiles(chunk_size):
@@ -114,7 +114,8 @@ def margin(
         if not on_sphere:  # |a - b|² = (|a| - |b|)² + |a| |b| (their distance after normalization)²
             gap, product = norm[tile.rows, None] - other_norm, norm[tile.rows, None] * other_norm
             on_unit_sphere.square_().sub_(gap.square_()).div_(product).clamp_min_(0).sqrt_()
-        drawn, counts = draw_negatives(on_unit_sphere, tile, x.shape[1], chance[tile.rows])
+        chance = torch.rand(len(distance), pairs.largest, device=x.device).to(x.dtype)  # for each possible positive
+        drawn, counts = draw_negatives(on_unit_sphere, tile, x.shape[1], chance)
         pull = (distance.gather(1, tile.positives) - (beta - alpha)).relu_() * tile.valid
         push = (beta + alpha - distance.gather(1, drawn)).relu_() * counts
         value += pull.sum() + push.sum()

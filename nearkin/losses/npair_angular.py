@@ -25,7 +25,8 @@ class NPairAngularLoss(nn.Module):
         alpha: Upper bound of the angle in degrees, in (0, 90). The paper reports 36 to 55 as safe.
         weight: λ in Eq. 9, at least 0.
         normalize: Put the embeddings on the unit sphere first. The paper does not.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time, about, but whole classes; None for all. The result
+            is the same.
 
     Raises:
         ValueError: alpha is outside (0, 90), or weight is negative or not finite; chunk_size is below 1.
@@ -53,7 +54,7 @@ class NPairAngularLoss(nn.Module):
         return npair_angular(batch, self.tan2, self.weight, chunk_size=self.chunk_size)
 
 
-@pair_loss("inner products")
+@pair_loss("inner products", whole_classes=True)
 def npair_angular(products: Tensor, tile: Tile, tan2: float, weight: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of Eq. 9 over ordered positive pairs, their number, and its slopes by the products (B, M)."""
     value, _, slopes = angular(products, tile, tan2)  # over unordered pairs: half as many

@@ -31,7 +31,7 @@ class RankedListLoss(nn.Module):
         negative_weight: λ in Eq. 13, at least 0.
         symmetric: Move the gallery too. The paper holds it constant: each term moves only its query.
         normalize: Put the embeddings on the unit sphere first, as the paper does.
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: margin is outside [0, alpha], or temperature or negative_weight is negative; one is not finite;

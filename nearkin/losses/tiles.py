@@ -25,6 +25,7 @@ from nearkin.losses.pairs import (
     finish_squared_distances_,
     full_precision,
     known_gradient,
+    may_look,
     pull_near_,
 )
 
@@ -61,7 +62,7 @@ class Tile(NamedTuple):
 
     @property
     def local(self) -> Tensor:
-        """Rows of this tile (B, P) that the positives stand in; without a separate gallery it has whole classes."""
+        """Rows of this tile (B, P) that the positives stand in, if it has whole classes."""
         local: Tensor = self.positives - self.rows.start
         return local
 
@@ -101,12 +102,16 @@ class Pairs:
         measure: What the matrix holds.
         columns: What of a pair's gradient the gallery's side receives. "constant": none. "moves": its own. "mirrors":
             the slopes are a symmetric matrix, the gallery is the queries themselves, and one product does for both.
+        whole_classes: Whether every tile has whole classes, however large; not with a separate gallery.
     """
 
-    def __init__(self, batch: Batch, measure: Measure, columns: Columns = "moves") -> None:
+    def __init__(
+        self, batch: Batch, measure: Measure, columns: Columns = "moves", *, whole_classes: bool = False
+    ) -> None:
         x, labels, gallery, gallery_labels = batch
         x = x.contiguous()
         self.measure, self.columns, self.alone = measure, columns, gallery is None
+        self.whole_classes = whole_classes
         # Who is in whose class is found where the labels are: on the CPU that waits for no GPU.
         labels = labels.long().contiguous()
         others = labels if gallery_labels is None else gallery_labels.long().to(labels.device)
@@ -118,7 +123,8 @@ class Pairs:
         self.largest = largest_class(size, len(others))
         rank = torch.arange(len(ranked), device=ranked.device) - start if self.alone else torch.zeros_like(start)
         # Batches mostly come sorted; on a GPU it is cheaper to sort again than to wait for the answer.
-        self.sorted = order.device.type == "cpu" and bool((order == torch.arange(len(order))).all())
+        self.sorted = may_look(order) and bool((order == torch.arange(len(order))).all())
+        self.class_start = start  # where the labels are
         self.order, self.start, self.size, self.rank = (
             each.to(x.device, non_blocking=True) for each in (order, start, size, rank)
         )
@@ -137,10 +143,10 @@ class Pairs:
         self.gallery_near: Tensor | None = None
 
     def tiles(self, chunk_size: int | None = None) -> Iterator[Tile]:
-        """Yield all queries in tiles, of whole classes without a separate gallery. `push` each before the next.
+        """Yield all queries in tiles. `push` each before the next.
 
         Args:
-            chunk_size: Rows that are multiplied out at a time, about; None for all.
+            chunk_size: Rows that are multiplied out at a time, about so many with whole classes; None for all.
         """
         queries, others = len(self.left), len(self.right)
         if chunk_size is not None and chunk_size < queries:
@@ -191,8 +197,8 @@ class Pairs:
             yield rows
             return
         starts = list(range(rows.start, rows.stop, step))
-        if self.alone:  # where the classes of these begin
-            starts = torch.unique(self.start[rows.start : rows.stop : step]).tolist()
+        if self.whole_classes:  # where the classes of these begin
+            starts = sorted(set(self.class_start[rows.start : rows.stop : step].tolist()))
         for start, stop in zip(starts, [*starts[1:], rows.stop], strict=True):
             yield slice(start, stop)
 
@@ -261,13 +267,14 @@ def largest_class(size: Tensor, most: int) -> int:
 
 
 def pair_loss(
-    measure: Measure, *, mirrored: bool = False
+    measure: Measure, *, mirrored: bool = False, whole_classes: bool = False
 ) -> Callable[[Callable[..., tuple[Tensor, Tensor | int, Tensor]]], Callable[..., Tensor]]:
     """Make `function(matrix, tile, *numbers) -> (sum, terms, slopes)` a loss (batch, *numbers) -> scalar, their mean.
 
     The loss takes `chunk_size`, the rows at a time, None for all, and `constant`: whether the gallery's side of each
     pair is held constant. `mirrored` is for slopes that are a symmetric matrix if the gallery is the queries
-    themselves. The function may overwrite a matrix of products or squared distances, and return it as the slopes.
+    themselves, `whole_classes` for functions that look at the rows of a query's classmates too. The function may
+    overwrite a matrix of products or squared distances, and return it as the slopes.
     """
 
     def make(function: Callable[..., tuple[Tensor, Tensor | int, Tensor]]) -> Callable[..., Tensor]:
@@ -284,7 +291,7 @@ def pair_loss(
             gallery = fixed if moving is None else moving
             held = constant or fixed is not None
             columns: Columns = "constant" if held else "mirrors" if mirrored and gallery is None else "moves"
-            pairs = Pairs(Batch(x, labels, gallery, gallery_labels), measure, columns)
+            pairs = Pairs(Batch(x, labels, gallery, gallery_labels), measure, columns, whole_classes=whole_classes)
             total, terms = x.new_zeros(()), x.new_zeros((), dtype=torch.double)
             for tile in pairs.tiles(chunk_size):
                 value, count, slopes = function(tile.matrix, tile, *numbers)

@@ -26,7 +26,7 @@ class TripletLoss(nn.Module):
         normalize: Put the embeddings on the unit sphere first.
         disjoint: Use N / 3 triplets, each sample in one (T-I): the batch is the anchors, then their positives,
             then their negatives. Otherwise use all triplets of the labels (T-II).
-        chunk_size: Rows of the matrix of pairs in memory at a time, about; None for all. The result is the same.
+        chunk_size: Rows of the matrix of pairs in memory at a time; None for all. The result is the same.
 
     Raises:
         ValueError: margin is negative or not finite; chunk_size is below 1; with disjoint, the batch is not made of

@@ -1,11 +1,13 @@
 """Losses over pairs: in chunks as at once, and against a gallery as the equations say."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nearkin import losses
-from nearkin.losses import tiles
+from nearkin.losses import npair, pairs, tiles
 from nearkin.losses.pairs import Batch
 from nearkin.losses.tiles import Pairs
 
@@ -233,25 +235,74 @@ def test_a_chunk_has_at_least_one_row(chunk_size):
     "labels", [[0], [4, 4], [1, 2, 3], [0, 3, 0, 1, 0, 2, 2, 0, 4, 1], [7] * 5, [True, False, True]]
 )
 @pytest.mark.parametrize("chunk_size", [None, 2])
-def test_positives_are_every_ordered_pair_and_once_every_unordered(labels, chunk_size):
+@pytest.mark.parametrize("whole_classes", [False, True])
+def test_positives_are_every_ordered_pair_and_once_every_unordered(labels, chunk_size, whole_classes):
     labels = torch.tensor(labels)
     n = range(len(labels))
     ordered = sorted((i, j) for i in n for j in n if i != j and labels[i] == labels[j])
-    pairs = Pairs(Batch(points(len(labels)), labels, None, None), "inner products")
+    batch = Batch(points(len(labels)), labels, None, None)
+    all_pairs = Pairs(batch, "inner products", whole_classes=whole_classes)
     found, count = [], dict.fromkeys(ordered, 0.0)
-    for tile in pairs.tiles(chunk_size):
-        query, members = pairs.order[tile.rows], pairs.order[tile.members]
+    for tile in all_pairs.tiles(chunk_size):
+        query, members = all_pairs.order[tile.rows], all_pairs.order[tile.members]
         assert members[:, 0].equal(query)
         assert (labels[members] == labels[query, None]).all()
-        positives = pairs.order[tile.positives]
+        positives = all_pairs.order[tile.positives]
         found += [(int(query[i]), int(positives[i, k])) for i, k in tile.valid.nonzero().tolist()]
-        local, weights = tile.once
-        assert query[local].equal(positives[:, : local.shape[1]])
-        for i, k in weights.nonzero().tolist():
-            count[int(query[i]), int(positives[i, k])] += float(weights[i, k])
-        pairs.push(tile, torch.zeros_like(tile.matrix))
+        assert whole_classes or chunk_size is None or len(query) <= chunk_size
+        if whole_classes:
+            local, weights = tile.once
+            assert query[local].equal(positives[:, : local.shape[1]])
+            for i, k in weights.nonzero().tolist():
+                count[int(query[i]), int(positives[i, k])] += float(weights[i, k])
+        all_pairs.push(tile, torch.zeros_like(tile.matrix))
     assert sorted(found) == ordered
-    assert all(count[i, j] + count[j, i] == 1 for i, j in ordered)
+    assert all(count[i, j] + count[j, i] == whole_classes for i, j in ordered)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """As on a GPU, with the names of the functions in which Python asks for what is in a tensor: each waits for it."""
+    for module in (pairs, tiles, npair):
+        monkeypatch.setattr(module, "may_look", lambda tensor: False)
+    monkeypatch.setattr(tiles, "IN_CACHE", 10**9)
+    asked = []
+
+    def asking(original):
+        def ask(*args, **kwargs):
+            asked.append(sys._getframe(1).f_code.co_name)
+            return original(*args, **kwargs)
+
+        return ask
+
+    reads = ["__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy"]
+    of_their_size = ["nonzero", "unique", "masked_select", "argwhere"]
+    places = [(torch.Tensor, name) for name in reads + of_their_size] + [(torch, name) for name in of_their_size]
+    for place, name in places:
+        monkeypatch.setattr(place, name, asking(getattr(place, name)))
+    return asked
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_gpu_is_asked_for_the_size_of_the_largest_class_alone(name, chunk_size, asked):
+    x, loss = points().requires_grad_(), LOSSES[name](chunk_size=chunk_size)
+    loss(x, MIXED).backward()
+    whole_classes = name not in WITH_GALLERY and chunk_size is not None  # these ask where the labels are
+    assert asked == ["largest_class", "_cut"][: 1 + whole_classes]
+    if name in WITH_GALLERY:
+        loss(x, MIXED, points(9, seed=1).requires_grad_(), MIXED[:9]).backward()
+        assert asked == ["largest_class"] * 2
+
+
+def test_a_gpu_is_asked_for_no_more_by_the_mc_form_nor_by_a_memory(asked):
+    losses.NPairLoss("mc")(points(8).requires_grad_(), torch.arange(8) // 2).backward()
+    assert asked == ["largest_class"]
+    memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), 6)
+    asked.clear()
+    for _ in range(2):
+        memory(points().requires_grad_(), MIXED).backward()
+    assert asked == ["largest_class"] * 3
 
 
 @pytest.mark.parametrize("name", LOSSES)
