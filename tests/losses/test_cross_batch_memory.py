@@ -1,7 +1,16 @@
 import pytest
 import torch
+from torch import nn
 
-from nearkin.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, NPairLoss, RankedListLoss
+from nearkin.losses import (
+    ContrastiveLoss,
+    CrossBatchMemory,
+    LiftedStructureLoss,
+    MarginLoss,
+    NPairLoss,
+    RankedListLoss,
+    TripletLoss,
+)
 
 
 def batches(count=6, n=8, size=5):
@@ -28,6 +37,7 @@ def test_is_the_loss_of_the_batch_and_of_the_batch_against_the_last_embeddings(l
         value = memory(x, y)
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(gradient(value, x), gradient(expected, x), rtol=1e-5, atol=1e-7)
+        assert not memory.memory.requires_grad
         past, past_labels = torch.cat([past, x.detach()]), torch.cat([past_labels, y])
 
 
@@ -92,9 +102,44 @@ def test_rejects_arguments_out_of_range(arguments, message):
         CrossBatchMemory(ContrastiveLoss(), **{"embedding_size": 5, **arguments})
 
 
-def test_rejects_a_loss_that_takes_no_gallery():
-    with pytest.raises(ValueError, match=r"loss must take a gallery, .* LiftedStructureLoss does not"):
-        CrossBatchMemory(LiftedStructureLoss(), 5)
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (LiftedStructureLoss(), "takes 3 positional arguments but 5 were given"),
+        (NPairLoss("mc"), 'form="mc" compares a batch with itself'),
+        (TripletLoss(disjoint=True), "disjoint triplets lie in one batch"),
+    ],
+)
+def test_rejects_a_loss_that_takes_no_gallery(loss, reason):
+    with pytest.raises(ValueError, match=f"loss must take a gallery, .* {type(loss).__name__} does not: .*{reason}"):
+        CrossBatchMemory(loss, 5)
+
+
+def test_trying_the_loss_draws_no_random_numbers():
+    state = torch.get_rng_state()
+    CrossBatchMemory(MarginLoss(num_classes=1), 5)
+    assert torch.get_rng_state().equal(state)
+
+
+class KeepsItsGallery(nn.Module):
+    def forward(self, x, labels, gallery=None, gallery_labels=None):
+        return (x @ (x if gallery is None else gallery).T).square().mean()
+
+
+def test_a_loss_may_keep_the_gallery_for_its_backward():
+    memory = CrossBatchMemory(KeepsItsGallery(), 5, memory_size=8)
+    (past, past_labels), (x, y) = batches(2)
+    memory(past, past_labels)
+    found = gradient(memory(x.requires_grad_(), y), x)
+    expected = gradient(KeepsItsGallery()(x, y) + KeepsItsGallery()(x, y, past), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_loss_inside_may_be_compiled():
+    compiled = CrossBatchMemory(torch.compile(ContrastiveLoss(), fullgraph=True, backend="aot_eager"), 5, 64)
+    plain = CrossBatchMemory(ContrastiveLoss(), 5, 64)
+    for x, y in batches(12):
+        torch.testing.assert_close(compiled(x, y), plain(x, y))
 
 
 def test_rejects_embeddings_of_another_size():
