@@ -5,9 +5,11 @@ its two counters, and the random numbers of each step (augmentation, dropout) st
 stopped and resumed ends, bit for bit on the CPU, where one that was never stopped does.
 """
 
+import copy
 import inspect
 import itertools
 import logging
+import math
 import signal
 import time
 from collections import deque
@@ -215,6 +217,8 @@ def train(
                 group["lr"] *= NEW_LAYER_RATE
         rates = with_warmup(descent, schedule, warmup)
     rehearse(embedder, criterion, image.size, some_labels, len(split.train))
+    if micro_batch is not None:
+        rehearse_parts(embedder, image.size, len(some_labels), micro_batch, frozen_batch_norm)
     if not isinstance(rehearsed, TwoStreamSampler):
         report_halves(criterion, some_labels)
 
@@ -405,6 +409,21 @@ def rehearse(embedder: AnyEmbedder, criterion: nn.Module, size: int, labels: NDA
         with blame(f"loss, given a batch of the {classes} training classes"):
             criterion(noise, torch.from_numpy(labels + (classes - 1 - labels.max())))
     criterion.train()
+
+
+def rehearse_parts(embedder: AnyEmbedder, size: int, batch: int, micro_batch: int, frozen_batch_norm: bool) -> None:
+    """Send a blank picture alone through the network in training, if a batch in parts will have such a part.
+
+    Raises:
+        InputError: A batch norm wants more than one.
+    """
+    if batch // math.ceil(batch / micro_batch) > 1:
+        return
+    network = copy.deepcopy(embedder).train()  # whose statistics move
+    if frozen_batch_norm:
+        freeze_batch_norm(network.backbone)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), blame("micro_batch leaves a picture alone, raise it"):
+        network(torch.zeros(1, 3, size, size))
 
 
 @torch.no_grad()
