@@ -5,6 +5,7 @@ Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited S
 Shape key: N = batch size, D = embedding size.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,16 +25,16 @@ def backward_in_pieces(
 
     The pieces go through the network twice: first without a graph, for the embeddings (N, D), of which the loss and its
     gradient are taken as of one batch; then once more each, to carry its part of that gradient into the network. The
-    second pass repeats the random numbers of the first. The gradient is that of the whole batch wherever an embedding
-    depends on its own picture alone. Batch norm in training mode sees one piece at a time instead, and its running
-    statistics move once for each piece.
+    second pass repeats the random numbers of the first, of the CPU and of the images' device. The gradient is that of
+    the whole batch wherever an embedding depends on its own picture alone. Batch norm in training mode sees one piece
+    at a time instead, and its running statistics move once for each piece.
 
     Args:
         network: Maps images to embeddings (N, D).
         images: (N, ...).
         loss: Maps embeddings (N, D) to a scalar.
-        piece: Images that are in the network at a time, at least 1.
-        backward: What carries a scalar's gradient back, such as Fabric's.
+        piece: Images that are in the network at a time, at least 1; the pieces are as equal as they can be.
+        backward: What carries the loss's gradient back, such as Fabric's. If it scales the loss, gradients are scaled.
 
     Returns:
         The value of the loss, detached.
@@ -43,14 +44,16 @@ def backward_in_pieces(
     """
     if piece < 1:
         raise ValueError(f"piece must be at least 1 image, got {piece}")
-    pieces = torch.split(images, piece)
-    devices = [images.device] if images.device.type == "cuda" else []
+    pieces = torch.tensor_split(images, max(1, math.ceil(len(images) / piece)))
+    kind = images.device.type
+    devices = [] if kind == "cpu" else [images.device]
+    generator = torch.get_device_module(kind)
 
     statistics = [buffer.clone() for buffer in network.buffers()]
     embedded, random = [], []
     with torch.no_grad():
         for each in pieces:
-            random.append((torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]))
+            random.append((torch.get_rng_state(), [generator.get_rng_state(device) for device in devices]))
             embedded.append(network(each))
         for buffer, before in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(before)  # the second pass moves them, once
@@ -61,11 +64,15 @@ def backward_in_pieces(
     gradient = embeddings.grad
     if gradient is None:  # a loss that is constant
         return value.detach()
-    for each, share, (state, device_states) in zip(pieces, torch.split(gradient, piece), random, strict=True):
-        with torch.random.fork_rng(devices):
+    shares = torch.tensor_split(gradient, len(pieces))
+    for each, share, (state, device_states) in zip(pieces, shares, random, strict=True):
+        with torch.random.fork_rng(devices, device_type=kind):
             torch.set_rng_state(state)
             for device, device_state in zip(devices, device_states, strict=True):
-                torch.cuda.set_rng_state(device_state, device)
+                generator.set_rng_state(device_state, device)
             again = network(each)
-        backward((again * share.to(again.dtype)).sum())
+        # Fabric wants every backward for itself, but what it may scale is scaled: the share stands as it is.
+        carried = share.to(again.dtype)
+        again.register_hook(lambda _, carried=carried: carried)
+        backward(again.sum())
     return value.detach()

@@ -59,14 +59,15 @@ def test_both_passes_drop_the_same_units():
     assert not first[0].equal(first[1])
 
 
-def test_the_random_numbers_go_on_after_one_pass():
+@pytest.mark.parametrize("loss", [losses.ContrastiveLoss(), losses.MarginLoss()])  # the latter draws, too
+def test_the_random_numbers_go_on_after_one_pass(loss):
     x, y = torch.randn(6, 4), torch.arange(6) // 2
     net = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
     torch.manual_seed(0)
-    net(x[:4]), net(x[4:])
+    loss(torch.cat([net(x[:3]), net(x[3:])]), y)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    backward_in_pieces(net, x, lambda e: losses.ContrastiveLoss()(e, y), 4)
+    backward_in_pieces(net, x, lambda e: loss(e, y), 4)
     assert torch.rand(3).equal(expected)
 
 
@@ -87,6 +88,24 @@ def test_gradients_add_to_those_that_are_there():
     once = [gradient.clone() for gradient in gradients(net)]
     backward_in_pieces(net, x, lambda e: loss(e, y), 5)
     torch.testing.assert_close(gradients(net), [2 * gradient for gradient in once])
+
+
+def test_a_scaled_loss_scales_the_gradient_once():
+    loss, (x, y) = losses.ContrastiveLoss(), images()
+    net, scaled = network(), network()
+    value = backward_in_pieces(net, x, lambda e: loss(e, y), 5)
+    scaled_value = backward_in_pieces(scaled, x, lambda e: loss(e, y), 5, lambda value: (1024 * value).backward())
+    assert scaled_value.equal(value)
+    torch.testing.assert_close(gradients(scaled), [1024 * gradient for gradient in gradients(net)])
+
+
+@pytest.mark.parametrize(("n", "piece", "sizes"), [(9, 4, [3, 3, 3]), (5, 3, [3, 2]), (3, 2, [2, 1]), (4, 9, [4])])
+def test_pieces_are_as_equal_as_they_can_be(n, piece, sizes):
+    seen = []
+    net = nn.Linear(4, 3)
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    backward_in_pieces(net, torch.randn(n, 4), lambda e: e.square().sum(), piece)
+    assert seen == 2 * sizes
 
 
 def test_a_piece_has_at_least_one_image():

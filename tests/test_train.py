@@ -431,6 +431,13 @@ def test_in_parts_a_batch_moves_the_weights_as_in_one(run, micro_batch):
     assert not same(weights(whole), weights(run("less", *options, "--steps", 2)))
 
 
+def test_in_parts_and_in_mixed_precision_as_in_one(run):
+    options = ["--optimizer", "SGD", "--optimizer.lr", 0.1, "--frozen_batch_norm", "true", "--precision", "bf16-mixed"]
+    whole, parts = (run(name, *options, "--steps", 2, *more) for name, more in (("w", []), ("p", ["--micro_batch", 4])))
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], tensor, rtol=0.02, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["nan", "interrupt"])
 def test_trouble_in_parts_ends_as_it_does_in_one(run, trouble, kind):
     with pytest.raises(TrainingStopped, match="step 7"):
@@ -544,6 +551,7 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--embedding_size", "0"], "embedding_size must be at least 1, got 0"),
         (["--micro_batch", "0"], "micro_batch must be at least 1 picture in the network at a time, got 0"),
+        (["--micro_batch", "1", *LEVELS], "micro_batch leaves a picture alone, raise it: Expected more than 1 value"),
         (["--clip_gradient", "-1"], "clip_gradient is the largest norm .*, above 0, got -1"),
         (["--protocol.ks", "[0]"], r"protocol.ks expects .* at least 1, got \[0\]"),
         (["--protocol.kmeans_restarts", "0"], "protocol.kmeans_restarts must be at least 1, got 0"),
