@@ -50,6 +50,13 @@ def test_what_a_gpu_does_is_as_precise(dtype, limit, gap, monkeypatch):
     assert distances(x.to(dtype)).diagonal().eq(0).all()
 
 
+def test_no_squared_distance_is_below_0_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("nearkin.losses.pairs.may_look", lambda tensor: False)
+    x = torch.randn(64, 64)
+    x[:40] = x[0] + 1e-7 * torch.randn(40, 64)  # more near duplicates than a GPU takes from differences
+    assert squared_distances(x).min() == 0
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-14)])
 def test_an_offset_costs_no_precision(dtype, limit):
     x = torch.nn.functional.normalize(torch.randn(64, 128, dtype=torch.float64))

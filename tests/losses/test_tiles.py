@@ -86,7 +86,7 @@ def near_duplicates(gap):
 UNSQUARED = ["contrastive", "ranked list", "ranked list, symmetric", "margin", "lifted structure"]
 
 
-# At a gap of 0.03 a squared distance is not near enough to be taken from a difference: it has its error of 2e-4.
+# At a gap of 0.03 a squared distance is not near enough to be taken from a difference: it may be off by 1e-3 of itself.
 @pytest.mark.parametrize(("gap", "tolerance"), [(3e-2, 5e-4), (1e-2, 2e-6), (1e-3, 2e-6), (1e-5, 2e-6), (2e-6, 2e-6)])
 @pytest.mark.parametrize("looks", [True, False])  # on a CPU, on a GPU
 @pytest.mark.parametrize("name", UNSQUARED)
