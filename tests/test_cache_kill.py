@@ -50,7 +50,7 @@ def test_killed_in_mid_build(make_folder, tmp_path):
         assert not file.load().rows
     assert kills == 3
     check(root, cache)
-    assert sorted(cache.iterdir()) == sorted([file.json, file.pictures])
+    assert sorted(cache.iterdir()) == sorted([file.lock, file.json, file.pictures])
     assert file.pictures.stat().st_size == 2000 * ROW
 
 

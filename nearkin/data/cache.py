@@ -1,20 +1,24 @@
 """Decoded pictures in a memory-mapped file: decoded once, for all runs.
 
-For every side and fit that pictures are brought to, the folder holds two files, named by both and by a hash of the
+For every side and fit that pictures are brought to, the folder holds three files, named by both and by a hash of the
 decoder's version:
 
 - `.pictures`: uint8 (rows, 3, side, side). Rows are only ever added: what another process has mapped stays as it is.
-- `.json`: of each row the SHA-256 of the file that it was decoded from, of each absolute path its size, the time of
-  its last change, and its row. It is written, whole or not at all, when its rows are on the disk: rows behind the last
-  one that it names were left by a process that was killed, and the next one that adds rows writes over them.
+- `.json`: of each row the SHA-256 of the file that it was decoded from, of each absolute path its size, its two times,
+  and its row or why it cannot be read. It is written, whole or not at all, when its rows are on the disk: rows behind
+  the last one that it names were left by a process that was killed, and the next one that adds rows writes over them.
+- `.lock`, hidden and empty: whoever adds rows has it locked.
 
-A file with the path, size and time (in ns) of before is taken for the same; any other is read again, and decoded if no
-row has its SHA-256. Rows of pictures that are gone stay until the folder is removed, which is safe between runs.
+A file with the path, size and times of before is taken for the same; any other is read again, and decoded if no row has
+its SHA-256. The times, in ns, are those of the last change of the content (mtime) and of anything about the file, its
+name included (ctime): archives and copies set the first as they like, the second is the system's own. Rows of pictures
+that are gone stay until the folder is removed, which is safe between runs.
 """
 
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -24,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -39,34 +43,79 @@ from nearkin.files import write_file
 
 log = logging.getLogger("nearkin")
 
-LAYOUT = 1
-"""Number of the form of the two files, and of the pixels that `nearkin.data.images` makes."""
+LAYOUT = 2
+"""Number of the form of the files, and of the pixels that `nearkin.data.images` makes."""
 
 BYTES_AT_ONCE = 2**26
 """How far decoding may be ahead of the disk."""
 
 
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What an index raises that is not there, no JSON, or JSON of something else."""
+
+
+class UnusableCache(InputError):  # noqa: N818
+    """The folder of a cache cannot be made or written to."""
+
+
 def key(path: Path) -> str:
-    """Path as the index has it: the same from whatever folder the command was started."""
-    return os.path.abspath(path)
+    """Path as the index has it: the same from whatever folder the command was started.
+
+    `..` stays: behind a link it leads elsewhere than it seems.
+    """
+    return str(path.absolute())
+
+
+def state(stat: os.stat_result) -> tuple[int, int, int]:
+    """What tells whether a file has changed."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+class Entry(NamedTuple):
+    """A file in the index: its state when it was read, and the row of its picture, or why it has none."""
+
+    size: int
+    modified: int
+    changed: int
+    row: int | str
 
 
 @dataclass
 class Index:
-    """What the `.json` holds: the row of each SHA-256; of each path [size, time of change in ns, row]."""
+    """What the `.json` holds: the row of each SHA-256, and an entry for each path."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    files: dict[str, Entry] = field(default_factory=dict)
 
-    def holds(self, path: Path) -> bool:
-        """Whether a file has a row, and is as it was."""
-        if key(path) not in self.files:
-            return False
+    @classmethod
+    def parse(cls, content: bytes) -> "Index":
+        """From the content of the `.json`; raises one of `DAMAGED` if it is none of ours."""
+        tree = json.loads(content)
+        index = cls(tree["rows"], {path: Entry(*entry) for path, entry in tree["files"].items()})
+        number = len(index.rows)
+        whole = list(index.rows.values()) == list(range(number))
+        for entry in index.files.values():
+            whole &= isinstance(entry.row, str) or (isinstance(entry.row, int) and 0 <= entry.row < number)
+        if not whole:
+            raise ValueError("rows that there are not")
+        return index
+
+    def find(self, path: Path) -> int | UnreadableImage | None:
+        """The row of a file that is as it was, or why it has none; None if it has to be read."""
         try:
-            now = path.stat()
-        except OSError:
-            return False
-        return [now.st_size, now.st_mtime_ns] == list(self.files[key(path)][:2])
+            now = state(path.stat())
+        except OSError as error:
+            return unreadable(path, error)
+        entry = self.files.get(key(path))
+        if entry is None or entry[:3] != now:
+            return None
+        return entry.row if isinstance(entry.row, int) else UnreadableImage(f"{path}: {entry.row}")
+
+
+class Content(io.BytesIO):
+    """The bytes of a file, and its name for messages."""
+
+    name = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +123,9 @@ class Read:
     """A file that was read; `picture` is None if there is a row of this content."""
 
     path: Path
-    size: int
-    changed: int
+    state: tuple[int, int, int]
     sha256: str
-    picture: Picture | None
+    picture: Picture | UnreadableImage | None
 
 
 class Cache:
@@ -95,23 +143,26 @@ class Cache:
         decoder = f"{LAYOUT} {simplejpeg.__version__} {PIL.__version__} {torch.__version__}"
         name = f"{preprocessing.side}-{preprocessing.fit}-{hashlib.sha256(decoder.encode()).hexdigest()[:8]}"
         self.pictures, self.json = folder / f"{name}.pictures", folder / f"{name}.json"
+        self.lock = folder / f".{name}.lock"  # not the folder itself: a run that is kept there locks that
 
     def fill(self, paths: Sequence[Path]) -> Iterator[UnreadableImage | None]:
         """Decode what has no row yet; yield for each picture, in order, why it can have none, or None.
 
         Raises:
-            InputError: The folder cannot be made or written to.
+            UnusableCache: The folder cannot be made or written to.
             OSError: The disk is full. Nothing was added.
         """
         index = self.load()
-        if all(map(index.holds, paths)):
-            yield from (None for _ in paths)
+        found = [index.find(path) for path in paths]
+        if None not in found:  # then the folder need not be writable
+            yield from (each if isinstance(each, UnreadableImage) else None for each in found)
             return
         with self.claimed():
             index = self.load()  # with what another process has added while this one waited
             if not index.rows:
                 self.pictures.unlink(missing_ok=True)  # not emptied: another process may have it mapped
-            before = len(index.rows) * self.row_bytes
+            before = named = len(index.rows) * self.row_bytes
+            changed = False
             at_once = max(16, BYTES_AT_ONCE // self.row_bytes)
             with ThreadPoolExecutor(os.cpu_count()) as threads, open(self.pictures, "ab", buffering=0) as file:
                 file.truncate(before)
@@ -119,53 +170,62 @@ class Cache:
                     for start in range(0, len(paths), at_once):
                         some = paths[start : start + at_once]
                         for result in threads.map(lambda path: self.read(path, index), some):
-                            if isinstance(result, Read):
-                                self.add(result, index, file)
-                            yield result if isinstance(result, UnreadableImage) else None
-                    os.fsync(file.fileno())
-                    write_file(self.json, json.dumps(asdict(index)).encode())
-                except BaseException as error:
+                            changed |= isinstance(result, Read)
+                            outcome = self.add(result, index, file) if isinstance(result, Read) else result
+                            yield outcome if isinstance(outcome, UnreadableImage) else None
+                    if changed:
+                        os.fsync(file.fileno())
+                        named = len(index.rows) * self.row_bytes
+                        write_file(self.json, json.dumps(asdict(index)).encode())
+                except OSError as error:  # the index is the old one
                     file.truncate(before)
-                    if isinstance(error, OSError):  # a failed write does not know its file
-                        raise OSError(error.errno, error.strerror, str(self.pictures)) from error
+                    # A failed write does not know its file.
+                    raise OSError(error.errno, error.strerror, error.filename or str(self.pictures)) from error
+                except BaseException:  # Ctrl-C: the index may be the new one already
+                    file.truncate(named)
                     raise
 
-    def mapped(self) -> NDArray[np.uint8]:
-        """All rows (rows, 3, side, side), read from the disk as they are used."""
-        return np.asarray(np.memmap(self.pictures, np.uint8, "r", shape=(len(self.load().rows), *self.shape)))
-
-    def rows(self, paths: Sequence[Path]) -> NDArray[np.int64]:
-        """The row of each of these pictures, which have one."""
-        files = self.load().files
-        return np.array([files[key(path)][2] for path in paths], dtype=np.int64)
+    def held(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All rows (rows, 3, side, side), read from the disk as they are used, and the numbers of these pictures'."""
+        index = self.load()
+        pictures = np.memmap(self.pictures, np.uint8, "r", shape=(len(index.rows), *self.shape))
+        return np.asarray(pictures), np.array([index.files[key(path)].row for path in paths], dtype=np.int64)
 
     def load(self) -> Index:
         """The index; an empty one where there is none, or where it and the rows do not belong together."""
         try:
-            index = Index(**json.loads(self.json.read_bytes()))
+            index = Index.parse(self.json.read_bytes())
             whole = self.pictures.stat().st_size >= len(index.rows) * self.row_bytes
-        except (OSError, ValueError, TypeError):
+        except DAMAGED:
             return Index()
         return index if whole else Index()
 
-    def read(self, path: Path, index: Index) -> Read | UnreadableImage | None:
-        """Read a file, and decode it unless there is a row of its content; None if the index holds it."""
-        if index.holds(path):
-            return None
+    def read(self, path: Path, index: Index) -> Read | UnreadableImage | int:
+        """Read a file that the index does not hold as it is now, and decode it unless there is a row of its content."""
+        found = index.find(path)
+        if found is not None:
+            return found
         try:
             with open(path, "rb") as file:
-                stat = os.fstat(file.fileno())  # before the content: a change in between shows the next time
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                file.seek(0)
-                picture = None if sha256 in index.rows else self.preprocessing.decode(file)
-        except UnreadableImage as error:
-            return error
+                now = state(os.fstat(file.fileno()))  # before the content: a change in between shows the next time
+                content = Content(file.read())
         except OSError as error:
             return unreadable(path, error)
-        return Read(path, stat.st_size, stat.st_mtime_ns, sha256, picture)
+        content.name = str(path)
+        sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
+        try:
+            return Read(path, now, sha256, None if sha256 in index.rows else self.preprocessing.decode(content))
+        except UnreadableImage as error:
+            if isinstance(error.__cause__, MemoryError):  # not the file's fault: nothing to remember
+                return error
+            return Read(path, now, sha256, error)
 
-    def add(self, read: Read, index: Index, file: BinaryIO) -> None:
-        """Note a file that was read, and write its row if it is a new one."""
+    def add(self, read: Read, index: Index, file: BinaryIO) -> UnreadableImage | None:
+        """Note a file that was read, and write its row if it is a new one; the answer is why it can have none."""
+        if isinstance(read.picture, UnreadableImage):
+            reason = str(read.picture).removeprefix(f"{read.path}: ")
+            index.files[key(read.path)] = Entry(*read.state, reason)
+            return read.picture
         new = read.sha256 not in index.rows  # as yet: copies of one file may be decoded side by side
         row = index.rows.setdefault(read.sha256, len(index.rows))
         if new:
@@ -173,7 +233,8 @@ class Cache:
             rest = memoryview(read.picture.transpose(2, 0, 1).tobytes())
             while rest:
                 rest = rest[file.write(rest) :]
-        index.files[key(read.path)] = (read.size, read.changed, row)
+        index.files[key(read.path)] = Entry(*read.state, row)
+        return None
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -181,20 +242,25 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
-            handle = os.open(self.folder, os.O_RDONLY)
+            for each in (self.pictures, self.json, self.lock):
+                if each.is_dir():
+                    raise UnusableCache(
+                        f"data.cache expects a file {each}, but that is a folder; remove it, or name another cache"
+                    )
+            lock = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise InputError(
+            raise UnusableCache(
                 f"data.cache expects a folder that can be written to, but {self.folder} cannot be ({error.strerror}); "
                 "name another, or leave it out"
             ) from error
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
             except BlockingIOError:
                 log.warning("%s: another process is decoding into it; waiting for that", self.folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            os.close(lock)

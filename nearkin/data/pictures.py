@@ -43,7 +43,7 @@ class Pictures:
         self.rows = np.arange(len(paths))  # where each picture is in `kept`
         self.decoded = np.full(len(paths), cache is not None)
         if cache is not None:
-            self.kept, self.rows = cache.mapped(), cache.rows(paths)
+            self.kept, self.rows = cache.held(paths)
         elif 3 * preprocessing.side**2 * len(paths) <= KEEP_BYTES:
             self.kept = np.empty((len(paths), 3, preprocessing.side, preprocessing.side), dtype=np.uint8)
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nearkin.data import Preprocessing, cache, read_all, scan
-from nearkin.data.cache import Cache
+from nearkin.data import ImageList, Preprocessing, cache, read_all, scan
+from nearkin.data.cache import Cache, Entry, Index, UnusableCache
+from nearkin.data.images import UnreadableImage
 from nearkin.errors import InputError
+from nearkin.run_folder import RunFolder
 
 PREPROCESSING = Preprocessing(size=12, resize=16)
 ROW = 3 * 16 * 16
@@ -96,6 +98,77 @@ def test_a_change_that_keeps_size_and_name_shows_in_its_time(make_folder, tmp_pa
         assert path in read(root, folder)[0].paths
 
 
+def test_a_change_with_the_time_set_back_shows(make_folder, tmp_path):
+    root, folder = make_folder([2, 2]), tmp_path / "cache"
+    path = root / "class-00" / "00.bmp"
+    Image.new("RGB", (16, 16), "red").save(path)
+    before = path.stat()
+    read(root, folder)
+    Image.new("RGB", (16, 16), "blue").save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    read(root, folder)
+
+
+def test_two_files_that_change_places_show(make_folder, tmp_path, decoded):
+    root, folder = make_folder([2, 2]), tmp_path / "cache"
+    paths = [root / f"class-0{c}" / "same.bmp" for c in range(2)]
+    for path, colour in zip(paths, ("red", "blue"), strict=True):
+        Image.new("RGB", (16, 16), colour).save(path)
+        os.utime(path, ns=(1, 1))  # as out of one archive
+    read(root, folder)
+    decoded.clear()
+    paths[0].rename(tmp_path / "aside")
+    paths[1].rename(paths[0])
+    (tmp_path / "aside").rename(paths[1])
+    read(root, folder)
+    assert decoded == []
+
+
+@pytest.mark.parametrize("other", [0, 1, 2], ids=["size", "modified", "changed"])
+def test_one_difference_is_enough(tmp_path, other):
+    path = tmp_path / "a"
+    path.write_bytes(b"a")
+    now = list(cache.state(path.stat()))
+    index = Index(files={str(path): Entry(*now, 5)})
+    assert index.find(path) == 5
+    now[other] += 1
+    index.files[str(path)] = Entry(*now, 5)
+    assert index.find(path) is None
+
+
+def test_a_change_right_after_the_reading_shows_the_next_time(make_folder, tmp_path, monkeypatch):
+    root, folder = make_folder([2, 2]), tmp_path / "cache"
+    path, other = root / "class-00" / "00.bmp", tmp_path / "other.bmp"
+    Image.new("RGB", (16, 16), "red").save(path)
+    Image.new("RGB", (16, 16), "blue").save(other)
+    os.utime(path, ns=(1, 1))  # the clock of a file system may stand still for some milliseconds
+
+    class Hasty(cache.Content):
+        def __init__(self, content):
+            super().__init__(content)
+            if content == red:
+                path.write_bytes(other.read_bytes())
+
+    red = path.read_bytes()
+    monkeypatch.setattr(cache, "Content", Hasty)
+    _, pictures = read_all(scan(root), PREPROCESSING, cache=folder)
+    assert pictures[[0]][0, :, 0, 0].tolist() == [255, 0, 0], "what is hashed is what is decoded"
+    assert path.read_bytes() != red
+    read(root, folder)
+
+
+def test_what_is_behind_a_link_is_not_taken_for_what_lies_beside_it(make_folder, tmp_path):
+    for place, colour in (("near", "red"), ("far", "blue")):
+        (tmp_path / place / "below").mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / place / "x.bmp")
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "below")
+    paths = [tmp_path / "near" / "x.bmp", tmp_path / "near" / "link" / ".." / "x.bmp"]
+    images = ImageList(paths, np.array([0, 1]), ["a", "b"])
+    _, pictures = read_all(images, PREPROCESSING, cache=tmp_path / "cache")
+    assert torch.equal(pictures[[0, 1]], reference(paths))
+
+
 def test_one_content_under_several_names_has_one_row(make_folder, tmp_path, decoded):
     root, folder = make_folder([2, 2]), tmp_path / "cache"
     content = (root / "class-00" / "00.png").read_bytes()
@@ -117,14 +190,21 @@ def test_a_part_of_the_pictures_uses_the_rows_of_all(make_folder, tmp_path, deco
     assert decoded == []
 
 
-def test_every_size_fit_and_decoder_has_its_own(make_folder, tmp_path, monkeypatch):
+def test_every_size_and_fit_has_its_own(make_folder, tmp_path):
     root, folder = make_folder([2, 2]), tmp_path / "cache"
     for preprocessing in (PREPROCESSING, Preprocessing(16), Preprocessing(8), Preprocessing(16, fit="pad")):
         read(root, folder, preprocessing)
-    assert len(list(folder.glob("*.pictures"))) == 3
-    monkeypatch.setattr("simplejpeg.__version__", "9.9")
-    read(root, folder)
-    assert len(list(folder.glob("*.pictures"))) == len(list(folder.glob("*.json"))) == 4
+    assert len(list(folder.glob("*.pictures"))) == len(list(folder.glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    "what", ["simplejpeg.__version__", "PIL.__version__", "torch.__version__", "nearkin.data.cache.LAYOUT"]
+)
+def test_every_decoder_has_its_own(tmp_path, monkeypatch, what):
+    before = Cache(tmp_path, PREPROCESSING)
+    monkeypatch.setattr(what, "99.9")
+    after = Cache(tmp_path, PREPROCESSING)
+    assert len({before.pictures, before.json, before.lock, after.pictures, after.json, after.lock}) == 6
 
 
 def test_unreadable_pictures_are_named_each_time(make_folder, tmp_path, caplog, decoded):
@@ -144,6 +224,51 @@ def test_unreadable_pictures_are_named_each_time(make_folder, tmp_path, caplog, 
         path.write_bytes(b"")
     with pytest.raises(InputError, match="cannot be read as pictures"):
         read(root, folder)
+
+
+def test_an_unreadable_picture_makes_no_writer_of_its_reader(make_folder, tmp_path, caplog, decoded, monkeypatch):
+    root, folder = make_folder([10, 10]), tmp_path / "cache"
+    broken = root / "class-00" / "03.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:60])
+    read(root, folder)
+    decoded.clear()
+    with monkeypatch.context() as forbidden:
+        forbidden.delattr(Cache, "claimed")
+        read(root, folder)
+        assert decoded == []
+        assert caplog.text.count(f"skipped {broken}: truncated") == 2
+        images = scan(root)
+        images.paths[0].unlink()
+        assert len(read_all(images, PREPROCESSING, cache=folder)[0].paths) == 18
+    broken.write_bytes(content)
+    assert len(read(root, folder)[0].paths) == 19
+
+
+def test_what_cannot_be_opened_leaves_the_index_as_it_is(make_folder, tmp_path, caplog):
+    folder = tmp_path / "cache"
+    images, _ = read(make_folder([10, 10]), folder)
+    before = Cache(folder, PREPROCESSING).json.stat()
+    images.paths[3].unlink()
+    images.paths[3].mkdir()
+    assert len(read_all(images, PREPROCESSING, cache=folder)[0].paths) == 19
+    assert f"skipped {images.paths[3]}: Is a directory" in caplog.text
+    assert Cache(folder, PREPROCESSING).json.stat() == before
+
+
+def test_what_the_memory_was_too_small_for_is_tried_again(make_folder, tmp_path, monkeypatch):
+    root, folder = make_folder([10, 10]), tmp_path / "cache"
+    decode = Preprocessing.decode
+
+    def too_large(self, source):
+        if source.name.endswith("class-00/03.png"):
+            raise UnreadableImage(f"{source.name}: cannot be decoded") from MemoryError()
+        return decode(self, source)
+
+    with monkeypatch.context() as small:
+        small.setattr(Preprocessing, "decode", too_large)
+        assert len(read(root, folder)[0].paths) == 19
+    assert len(read(root, folder)[0].paths) == 20
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no index", "index is no JSON", "index of something else"])
@@ -169,6 +294,58 @@ def test_files_that_do_not_belong_together_are_made_anew(make_folder, tmp_path, 
     assert torch.equal(before[np.arange(7)], held)
 
 
+def in_first_entry(value, at=3):
+    """Puts a value into the entry of a file."""
+
+    def change(tree):
+        first = next(iter(tree["files"].values()))
+        first[at] = value
+        return tree
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: None,
+        lambda tree: [tree],
+        lambda tree: "rows files",
+        lambda tree: {**tree, "rows": list(tree["rows"])},
+        lambda tree: {**tree, "rows": dict(list(tree["rows"].items())[1:])},
+        lambda tree: {"rows": dict.fromkeys(tree["rows"], 0), "files": {}},
+        lambda tree: {"rows": dict.fromkeys(tree["rows"], "a"), "files": {}},
+        lambda tree: {**tree, "files": list(tree["files"])},
+        lambda tree: {**tree, "files": None},
+        lambda tree: {**tree, "files": dict.fromkeys(tree["files"], 5)},
+        lambda tree: {**tree, "files": {key: [1, 2, 3] for key in tree["files"]}},
+        in_first_entry(-1),
+        in_first_entry(1.5),
+        in_first_entry(7),
+        in_first_entry(None),
+        in_first_entry([1]),
+        in_first_entry("big", at=0),
+        in_first_entry({}, at=2),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_made_anew(make_folder, tmp_path, change):
+    root, folder = make_folder([3, 4]), tmp_path / "cache"
+    read(root, folder)
+    file = Cache(folder, PREPROCESSING).json
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    read(root, folder)
+    assert rows(folder) == 7
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe\x00", b'{"rows": {}}'])
+def test_so_is_one_that_cannot_be_parsed(make_folder, tmp_path, content):
+    root, folder = make_folder([3, 4]), tmp_path / "cache"
+    Cache(folder, PREPROCESSING).json.parent.mkdir()
+    Cache(folder, PREPROCESSING).json.write_bytes(content)
+    read(root, folder)
+    assert rows(folder) == 7
+
+
 def test_what_a_killed_build_left_behind_is_overwritten(make_folder, tmp_path):
     root, folder = make_folder([3, 4]), tmp_path / "cache"
     read(root, folder)
@@ -186,8 +363,39 @@ def test_a_build_that_is_broken_off_leaves_nothing(make_folder, tmp_path, monkey
         next(filling)
     filling.close()
     assert rows(folder) == 0
-    assert [path.suffix for path in folder.iterdir()] == [".pictures"]
+    assert not Cache(folder, PREPROCESSING).json.exists()
     read(root, folder)
+
+
+def test_ctrl_c_behind_the_index_leaves_its_rows(make_folder, tmp_path, monkeypatch, decoded):
+    root, folder = make_folder([3, 4]), tmp_path / "cache"
+    write_file = cache.write_file
+
+    def pressed(path, content):
+        write_file(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as pressing:
+        pressing.setattr(cache, "write_file", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            read(root, folder)
+    decoded.clear()
+    read(root, folder)
+    assert decoded == []
+
+
+def test_an_index_that_cannot_be_written_is_the_file_that_is_named(make_folder, tmp_path, monkeypatch):
+    root, folder = make_folder([3, 4]), tmp_path / "cache"
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cache, "write_file", full)
+        with pytest.raises(OSError, match="No space left") as raised:
+            read(root, folder)
+    assert raised.value.filename == str(Cache(folder, PREPROCESSING).json)
+    assert rows(folder) == 0
 
 
 def test_two_at_once_wait_for_each_other(make_folder, tmp_path, caplog, decoded):
@@ -209,6 +417,21 @@ def test_two_at_once_wait_for_each_other(make_folder, tmp_path, caplog, decoded)
     assert rows(folder) == 7
 
 
+def test_nobody_waits_for_a_run_in_the_same_folder_or_for_another_size(make_folder, tmp_path, monkeypatch):
+    root, folder = make_folder([3, 4]), tmp_path / "cache"
+
+    def fail(*words):
+        raise AssertionError(words)  # rather than wait for ever
+
+    monkeypatch.setattr(cache.log, "warning", fail)
+    with RunFolder(folder).claimed():
+        filling = Cache(folder, PREPROCESSING).fill(scan(root).paths)
+        next(filling)
+        read(root, folder, Preprocessing(8))
+        list(filling)
+        read(root, folder)
+
+
 def test_pictures_are_written_in_parts(make_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "BYTES_AT_ONCE", 0)
     read(make_folder([30, 20]), tmp_path / "cache")
@@ -219,5 +442,13 @@ def test_a_folder_that_cannot_be_used(make_folder, tmp_path):
     root, file = make_folder([2, 2]), tmp_path / "file"
     file.write_text("")
     for folder in (file, file / "below"):
-        with pytest.raises(InputError, match=r"data.cache expects a folder that can be written to, but .*file"):
+        with pytest.raises(UnusableCache, match=r"data.cache expects a folder that can be written to, but .*file"):
             read(root, folder)
+
+
+@pytest.mark.parametrize("name", ["pictures", "json", "lock"])
+def test_a_folder_in_the_place_of_a_file(make_folder, tmp_path, name):
+    place = getattr(Cache(tmp_path / "cache", PREPROCESSING), name)
+    place.mkdir(parents=True)
+    with pytest.raises(UnusableCache, match=f"^data.cache expects a file {place}, but that is a folder; remove it"):
+        read(make_folder([2, 2]), tmp_path / "cache")
