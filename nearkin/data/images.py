@@ -3,6 +3,9 @@
 simplejpeg (libjpeg-turbo) decodes every sound JPEG of grey or colour, the same pixels as Pillow's in less time; Pillow
 all else. PyTorch resizes, antialiased as Pillow does, to within 1 of 255, in a third of the time.
 
+Whoever changes the pixels that come out here, or what cannot be read, raises `LAYOUT` in `nearkin.data.cache`: there is
+nothing else by which a cache would know.
+
 Shape key: H, W = height and width of a picture.
 """
 
@@ -147,20 +150,22 @@ def _read(file: IO[bytes], name: str, at_least: int | None) -> Picture:
 
 
 def _read_jpeg(data: bytes, name: str, at_least: int | None) -> Picture | None:
-    """A JPEG as it is stored; None if it is damaged, or one of CMYK, so that Pillow has to say what becomes of it.
+    """A JPEG as it is stored; None if it is damaged, or of CMYK (which simplejpeg converts in another way), for Pillow.
 
     At full size, 1/2, 1/4 or 1/8: libjpeg-turbo is slow at the fractions in between.
     """
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, name)
+        if colours in ("CMYK", "YCCK"):
+            return None
         room = 1 if at_least is None else min(height, width) // (2 * at_least)
         part = next((part for part in (8, 4, 2) if part <= room), 1)
         picture: Picture = simplejpeg.decode_jpeg(data, min_height=-(-height // part), min_width=-(-width // part))
         return picture
     except UnreadableImage:
         raise
-    except ValueError:  # CMYK, and also what libjpeg only warns of, such as a file that ends too early
+    except ValueError:  # damage, and also what libjpeg only warns of, such as a file that ends too early
         return None
 
 

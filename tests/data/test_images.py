@@ -39,6 +39,12 @@ def encode(image, format, **options):
     return file.getvalue()
 
 
+def as_ycck(cmyk):
+    """The bytes of a CMYK JPEG with the marker that says that C, M, Y are stored as Y, Cb, Cr."""
+    marker = b"Adobe\x00\x64\x00\x00\x00\x00"
+    return cmyk.replace(marker + b"\0", marker + b"\2")
+
+
 def png(width, height, bits=1, colour=0, data=b""):
     """A PNG made by hand: its header says anything."""
 
@@ -171,9 +177,7 @@ class TestModes:
         # Both Adobe and Pillow store 255 - value; marker byte 2 says that C, M, Y are stored as Y, Cb, Cr.
         cyan = Image.new("RGB", (1, 1), "cyan").convert("YCbCr").getpixel((0, 0))
         data = encode(Image.new("CMYK", (16, 16), (*(255 - v for v in cyan), 0)), "JPEG")
-        marker = b"Adobe\x00\x64\x00\x00\x00\x00"
-        data = data.replace(marker + b"\0", marker + b"\2")
-        np.testing.assert_allclose(read_image(data), np.full((16, 16, 3), (255, 0, 0)), atol=4)
+        np.testing.assert_allclose(read_image(as_ycck(data)), np.full((16, 16, 3), (255, 0, 0)), atol=4)
 
     @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
     def test_first_frame_of_many(self, format):
@@ -204,6 +208,17 @@ class TestJpeg:
             if at_least is not None:
                 image.draft(None, (2 * at_least, 2 * at_least))
             np.testing.assert_array_equal(read_image(data, at_least), np.asarray(image.convert("RGB")))
+
+    @pytest.mark.parametrize("stored_as", ["CMYK", "YCCK"])
+    @pytest.mark.parametrize("at_least", [None, 3, 20])
+    def test_four_colours_are_left_to_pillow(self, stored_as, at_least):
+        noise = np.random.default_rng(0).bytes(4 * 97 * 130)
+        data = encode(Image.frombytes("CMYK", (130, 97), noise), "JPEG", quality=95)
+        data = as_ycck(data) if stored_as == "YCCK" else data
+        image = Image.open(io.BytesIO(data))
+        if at_least is not None:
+            image.draft(None, (2 * at_least, 2 * at_least))
+        np.testing.assert_array_equal(read_image(data, at_least), np.asarray(image.convert("RGB")))
 
     def test_sound_ones_are_not_left_to_pillow(self, photo, monkeypatch):
         monkeypatch.setattr(ImageFile.ImageFile, "load", no_decoding)
