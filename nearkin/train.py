@@ -296,7 +296,7 @@ def train(
                 bar.advance(step - bar.done, f"loss {row['loss']:.4f}")
             validates = bool(len(validation_set)) and (step % validate_every == 0 or last)
             saves = last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes
-            if (validates or saves) and not healthy(embedder, views):
+            if (validates or saves) and not healthy(embedder, views, micro_batch or len(views)):
                 raise Diverged(diverged(run, step, criterion))
             if validates:
                 scores = validate(model, pictures, validation_set, images.labels)
@@ -427,12 +427,12 @@ def rehearse_parts(embedder: AnyEmbedder, size: int, batch: int, micro_batch: in
 
 
 @torch.no_grad()
-def healthy(embedder: AnyEmbedder, views: Tensor) -> bool:
-    """Whether all weights and statistics are finite, and so are the embeddings that they give."""
+def healthy(embedder: AnyEmbedder, views: Tensor, at_once: int) -> bool:
+    """Whether all weights and statistics are finite, and so are the embeddings that they give, so many at a time."""
     if not all(tensor.isfinite().all() for tensor in embedder.state_dict().values()):
         return False
     embedder.eval()
-    finite = bool(embedder(views).isfinite().all())
+    finite = all(bool(embedder(part).isfinite().all()) for part in torch.split(views, at_once))
     embedder.train()
     return finite
 

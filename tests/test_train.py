@@ -21,7 +21,7 @@ from nearkin.errors import InputError
 from nearkin.evaluate import evaluate_run
 from nearkin.losses import CrossBatchMemory, RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
-from nearkin.train import Diverged, TrainingStopped, parameter_groups, train, with_warmup
+from nearkin.train import Diverged, TrainingStopped, healthy, parameter_groups, train, with_warmup
 
 SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3"]
 
@@ -436,6 +436,27 @@ def test_in_parts_and_in_mixed_precision_as_in_one(run):
     whole, parts = (run(name, *options, "--steps", 2, *more) for name, more in (("w", []), ("p", ["--micro_batch", 4])))
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=0.02, atol=1e-3)
+
+
+def test_no_more_than_a_part_is_ever_in_the_network(run, monkeypatch):
+    sizes = []
+    forward = Embedder.forward
+
+    def noted(self, images):
+        if not torch.is_inference_mode_enabled():  # scoring has a batch of its own
+            sizes.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Embedder, "forward", noted)
+    run("a", "--steps", 4, "--micro_batch", 4, "--validate_every", 2, "--data.validation", 0.4)
+    assert max(sizes) <= 4
+
+
+def test_one_embedding_that_is_not_finite_is_unhealthy():
+    views = torch.ones(5, 3)
+    assert healthy(nn.Flatten(), views, 2)
+    views[2, 1] = torch.nan
+    assert not healthy(nn.Flatten(), views, 2)
 
 
 @pytest.mark.parametrize("kind", ["nan", "interrupt"])
