@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from nearkin.errors import InputError, nearest
+from nearkin.files import absolute
 
 if TYPE_CHECKING:
     from nearkin.config import Settings
@@ -131,10 +132,10 @@ def pictures_of(options: argparse.Namespace) -> "Data | None":
     from nearkin.data.source import Data, short_form
     from nearkin.run_folder import RunFolder
 
-    if not (options.data or options.root):
+    if options.data is options.root is None:
         return None
-    said = short_form(options.data) if options.data else RunFolder(options.run).config()["data"]
-    return Data.at(options.root or said["root"], said.get("name"))
+    said = RunFolder(options.run).config()["data"] if options.data is None else short_form(options.data)
+    return Data.at(said["root"] if options.root is None else options.root, said.get("name"))
 
 
 def data(arguments: list[str]) -> None:
@@ -143,14 +144,14 @@ def data(arguments: list[str]) -> None:
     )
     parser.add_argument("action", choices=("get", "check"))
     parser.add_argument("name", help="cub200, cars196 or sop")
-    parser.add_argument("--root", type=Path, help="folder of its archive and its pictures; data/NAME unless given")
+    parser.add_argument("--root", help="folder of its archive and its pictures; data/NAME unless given")
     options = parser.parse_args(arguments)
 
     from nearkin.data.source import published
     from nearkin.progress import Bar
 
     chosen = published(options.name)
-    root = (options.root or chosen.default_root).expanduser().resolve()
+    root = absolute("--root", chosen.default_root if options.root is None else options.root)
     if options.action == "get":
         try:
             chosen.get(root, Bar)
@@ -172,7 +173,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="runs of each, seeds 0 to N - 1 (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="folder (%(default)s)")
+    parser.add_argument("--out", default="runs/comparison", help="folder (%(default)s)")
     parser.add_argument("--baseline", metavar="NAME", help="method that the others are set against; the first")
     parser.add_argument(
         "--folds", type=int, metavar="K", help="score on training classes: train without one of K parts, each in turn"
@@ -189,7 +190,7 @@ def compare(arguments: list[str]) -> None:
     from nearkin.compare import Request
     from nearkin.compare import compare as start
 
-    out = options.out.expanduser().resolve()
+    out = absolute("--out", options.out)
     show = tuple(options.show) if options.show else None
     request = Request(
         options.files, overrides, out, options.seeds, options.baseline, options.folds, options.trials, show
@@ -224,14 +225,14 @@ def split_options(arguments: list[str], own: dict[str, int]) -> tuple[list[str],
 
 def demo(arguments: list[str]) -> None:
     parser = Parser("demo", "Train on built-in glyphs, evaluate on characters never seen, write a report.")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--out", default="runs/demo", help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
     from nearkin.demo import settings
     from nearkin.report import write_report
 
-    run = run_training(settings(options.out, options.seed))
+    run = run_training(settings(absolute("--out", options.out), options.seed))
     print(f"report: {write_report(run.path)}")
 
 

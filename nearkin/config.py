@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from nearkin.data.samplers import SeededBatchSampler
 from nearkin.data.source import Data, short_form
 from nearkin.errors import InputError, nearest
+from nearkin.files import absolute
 from nearkin.run_folder import RunFolder
 from nearkin.train import train
 
@@ -92,15 +93,12 @@ def read(arguments: list[str]) -> Settings:
     data = tree["data"]
     if data["root"] is data["name"] is None and "--print_config" in flags:
         return Settings(checked(tree), flags)
-    for key in ("root", "cache"):
-        if not isinstance(data[key], str | Path | None):
-            raise InputError(f"data.{key} expects the name of a folder, got {data[key]!r}")
     root = Data.at(data["root"], data["name"]).root
     data["root"] = str(root)
     if data["cache"] not in (None, "null"):
-        data["cache"] = str(Path(data["cache"]).expanduser().resolve())
+        data["cache"] = str(absolute("data.cache", data["cache"]))
     called = data["name"] or re.sub(r"\.(csv|parquet)$", "", root.name)
-    tree["out"] = str(Path(tree["out"] or Path("runs") / called).expanduser().resolve())
+    tree["out"] = str(absolute("out", Path("runs") / called if tree["out"] is None else tree["out"]))
     return Settings(checked(tree), flags)
 
 

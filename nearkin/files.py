@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the names that people give to places on the disk."""
 
 import os
 from pathlib import Path
+
+from nearkin.errors import InputError
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -20,3 +22,22 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not know its file
+
+
+def absolute(key: str, said: object) -> Path:
+    """The absolute path that a person means; `~` is a home.
+
+    Args:
+        key: Of what it was said.
+        said: The name.
+
+    Raises:
+        InputError: It is empty, no name at all, or one that leads nowhere, such as the home of a user who is not there.
+    """
+    expected = f"{key} expects the name of a folder"
+    if not isinstance(said, str | Path) or said == "":
+        raise InputError(f"{expected}, got {said!r}; name one")
+    try:
+        return Path(said).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{expected}, got {str(said)!r} ({str(error).rstrip('.')}); name another") from error

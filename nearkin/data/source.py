@@ -12,6 +12,7 @@ from nearkin.data.manifest import SUFFIXES, read_manifest
 from nearkin.data.published import PublishedSet
 from nearkin.data.sop import SOP
 from nearkin.errors import InputError, nearest
+from nearkin.files import absolute
 
 PUBLISHED: dict[str, PublishedSet] = {each.name: each for each in (CUB200, CARS196, SOP)}
 
@@ -67,7 +68,7 @@ class Data:
         """From what a user says: the root made absolute, or the default one of a data set with a name.
 
         Raises:
-            InputError: Neither is said, or there is no data set of that name.
+            InputError: Neither is said, or there is no data set of that name, or the root is not the name of a place.
         """
         if name is not None:
             root = published(name).default_root if root is None else root
@@ -76,7 +77,7 @@ class Data:
                 "no pictures: name a folder with one sub-folder per class, a manifest, or a data set "
                 f"({', '.join(PUBLISHED)}) with --data"
             )
-        return cls(Path(root).expanduser().resolve(), name)
+        return cls(absolute("data.root", root), name)
 
     def read(self) -> tuple[ImageList, ClassSplit | None]:
         """The pictures, and the split that comes with them, if one does.
