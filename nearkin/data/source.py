@@ -47,8 +47,9 @@ class Data:
             one is taken.
         fold: Which of the parts of that size is held out, from 0: with 0.25, fold 2 is the third quarter of the
             training classes, shuffled by the run's seed.
-        cache: Folder where decoded pictures are kept for other runs and commands, and found; null decodes them each
-            time. A picture whose path, size or time of change differs is read again.
+        cache: Folder, outside that of the classes, where decoded pictures are kept for other runs and commands, and
+            found; null decodes them each time. A picture that is new, or whose file has changed in any way, is read
+            again.
     """
 
     root: Path
@@ -107,8 +108,13 @@ class Data:
             seed: Picks the training classes that are held out.
 
         Raises:
-            InputError: As `read`; or there are too few classes to train and to test on.
+            InputError: As `read`; or there are too few classes to train and to test on; or the cache would become one.
         """
+        if self.cache is not None and self.name is None and self.root.resolve() in self.cache.resolve().parents:
+            raise InputError(
+                f"data.cache expects a folder outside {self.root}, where every sub-folder is a class of pictures, "
+                f"got {self.cache}; name another"
+            )
         images, given = self.read()
         if given is None:
             return images, split_classes(images, self.validation, seed, self.fold)

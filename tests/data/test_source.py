@@ -33,6 +33,24 @@ def test_a_folder_and_a_manifest_without_split_give_the_same(manifest, tmp_path)
             assert getattr(split, part).tolist() == getattr(expected, part).tolist()
 
 
+@pytest.mark.parametrize("place", ["cache", "class-00/cache", "link/cache"])
+def test_a_cache_may_not_become_a_class(make_folder, tmp_path, place):
+    root = make_folder([2] * 4)
+    (tmp_path / "link").symlink_to(root)
+    cache = (tmp_path if place.startswith("link") else root) / place
+    with pytest.raises(InputError, match=f"^data.cache expects a folder outside .*, got {cache}; name another$"):
+        Data(tmp_path / "elsewhere" / ".." / root.name, cache=cache).open(0)
+
+
+def test_a_cache_may_lie_where_no_class_is_looked_for(make_folder, small_cub, monkeypatch, tmp_path):
+    root = make_folder([2] * 4)
+    for cache in (root, tmp_path, tmp_path / "pictures-decoded"):
+        assert len(Data(root, cache=cache).open(0)[0].classes) == 4
+    place, small = small_cub()
+    monkeypatch.setitem(PUBLISHED, "cub200", small)
+    assert len(Data(place, "cub200", cache=place / "cache").open(0)[0].classes) == 9
+
+
 def test_a_given_split_holds_out_training_classes_only(manifest):
     parts = ["test", "train", "train", "test", "train", "train", "train"]
     listed = manifest(parts)
