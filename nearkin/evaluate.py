@@ -1,5 +1,6 @@
 """A model and pictures -> every metric on the classes that the model has never seen."""
 
+import logging
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from nearkin import metrics
 from nearkin.data import ClassSplit, Data, Pictures, read_all
+from nearkin.data.cache import UnusableCache
 from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
 from nearkin.progress import track
 from nearkin.run_folder import RunFolder
+
+log = logging.getLogger("nearkin")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Embedded:
 def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None) -> Embedded:
     """Embed the pictures of every class whose name is not among the model's training classes.
 
-    Where the pictures come with a split of their own, as published data sets do, only its test classes count.
+    Where the pictures come with a split of their own, as published data sets do, only its test classes count. A cache
+    that cannot be used is done without.
 
     Args:
         model: What embeds them.
@@ -126,13 +131,17 @@ def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None
         np.searchsorted(unseen, found.labels[chosen]),
         [found.classes[i] for i in unseen],
     )
-    images, pictures = read_all(
-        listed,
-        model.architecture.image,
-        partial(track, what="reading pictures", total=len(chosen)),
-        of=len(found.paths),
-        cache=data.cache,
-    )
+    progress = partial(track, what="reading pictures", total=len(chosen))
+    reading = partial(read_all, listed, model.architecture.image, progress, of=len(found.paths))
+    try:
+        images, pictures = reading(cache=data.cache)
+    except (UnusableCache, OSError) as error:
+        if data.cache is None:
+            raise
+        # Nor can another be named: it is the run's.
+        reason = error.__cause__ or error
+        log.warning("the run's cache %s cannot be used (%s); decoding every picture without it", data.cache, reason)
+        images, pictures = reading()
     return Embedded(images, embed_all(model, pictures))
 
 

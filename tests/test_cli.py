@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +80,56 @@ def test_a_run_that_trained_beside_broken_files_can_be_reported(nearkin, make_fo
     assert nearkin("train", "--data", root, "--out", tmp_path / "run", *SMALL)[0] == 0
     assert nearkin("evaluate", tmp_path / "run")[0] == 0
     assert nearkin("report", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize("unusable", ["a file", "below a file", "another's file", "full"])
+def test_a_run_can_be_scored_when_its_cache_cannot_be_used(
+    nearkin, make_folder, tmp_path, caplog, monkeypatch, unusable
+):
+    folder = tmp_path / "here" / "cache"
+    run = ("train", "--data", make_folder([6] * 8), "--out", tmp_path / "run", "--data.cache", folder, *SMALL)
+    assert nearkin(*run)[0] == 0
+    (index,) = folder.glob("*.json")
+    shutil.rmtree(folder)
+    reason = "Not a directory"
+    if unusable == "a file":
+        folder.write_text("")
+        reason = "File exists"
+    elif unusable == "below a file":
+        folder.parent.rmdir()
+        folder.parent.write_text("")
+    elif unusable == "another's file":
+        index.mkdir(parents=True)
+        reason = f"data.cache expects a file {index}, but that is a folder"
+    else:
+        monkeypatch.setattr("os.fsync", full)
+        reason = "No space left on device"
+    status, out, _ = nearkin("evaluate", tmp_path / "run", "--json")
+    assert status == 0
+    assert json.loads(out) == pytest.approx(RunFolder(tmp_path / "run").result()["trained"])
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"the run's cache {folder} cannot be used (")
+    assert reason in warning
+    if unusable != "full":  # a report is a file that is to be kept, too
+        assert nearkin("report", tmp_path / "run")[0] == 0
+    status, _, err = nearkin(*run, "--overwrite")
+    assert (status, err.count("\n")) == (2, 1)
+
+
+def full(file):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_is_wrong_with_the_pictures_is_not_put_down_to_the_cache(nearkin, make_folder, tmp_path, caplog):
+    root = make_folder([6] * 8)
+    run = ("train", "--data", root, "--out", tmp_path / "run", "--data.cache", tmp_path / "cache", *SMALL)
+    assert nearkin(*run)[0] == 0
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    status, _, err = nearkin("evaluate", tmp_path / "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot be read as pictures" in err
+    assert "cache" not in caplog.text
 
 
 def test_the_demo_leaves_the_runs_of_others_alone(nearkin, trained):
@@ -165,6 +218,12 @@ def test_help_and_print_config_need_no_pictures(nearkin):
         (["report", "nowhere"], "nowhere"),
         (["demo", "--sed", "1"], "--sed"),
         (["demo", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["demo", "--out", "~no-one/x"], "--out expects the name of a folder, got '~no-one/x' ("),
+        (["demo", "--out", ""], "--out expects the name of a folder, got ''; name one"),
+        (["compare", "a.yaml", "--out", ""], "--out expects the name of a folder, got ''; name one"),
+        (["data", "get", "cub200", "--root", ""], "--root expects the name of a folder, got ''; name one"),
+        (["evaluate", "run", "--data", ""], "data.root expects the name of a folder, got ''; name one"),
+        (["report", "run", "--data", "~no-one"], "data.root expects the name of a folder, got '~no-one' ("),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(nearkin, arguments, message):
