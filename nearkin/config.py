@@ -122,6 +122,9 @@ def checked(tree: Tree) -> Tree:
     uncounted = "num_classes" in wanted and init.get("num_classes") is None
     if uncounted:
         init["num_classes"] = 1  # until the data settings are known to be good
+    for key in CLASSES:
+        if tree[key]:
+            check_complete(key, tree[key])
     data, out = tree["data"], tree["out"]
     no_pictures = data["root"] is None
     stand_in = {**tree, "data": {**data, "root": "."}, "out": "."} if no_pictures else tree
@@ -307,7 +310,7 @@ def as_list(key: str, value: Any) -> Any:
 
 
 def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:
-    """One class-valued key: `Name`, `{class_path, init_args}`, or the arguments alone."""
+    """One class-valued key: `Name`, `{class_path, init_args}`, or the arguments alone, of which one may be a class."""
     if layer is None or layer == "null":
         return None
     layer = dict(layer) if isinstance(layer, dict) else {"class_path": layer}
@@ -326,24 +329,53 @@ def merge_class(key: str, before: Tree | None, layer: Any) -> Tree | None:
     for name in arguments:
         if accepted is not None and name not in accepted:
             raise unknown(f"{key}.{name}", [f"{key}.{each}" for each in accepted], of=path.rpartition(".")[2])
+    for name in arguments.keys() & set(inner_losses(path)):
+        arguments[name] = merge_class(f"{key}.{name}", kept.get(name), arguments[name])
     return {"class_path": path, "init_args": {**kept, **arguments}}
+
+
+def inner_losses(path: str) -> list[str]:
+    """Names of the constructor arguments that are losses themselves, as of a memory of past batches."""
+    return [name for name, each in inspect.signature(locate(path)).parameters.items() if each.annotation is nn.Module]
+
+
+def check_complete(key: str, chosen: Tree) -> None:
+    """Refuse a class without an argument that it cannot be made without.
+
+    Raises:
+        InputError: The first that is missing, here or of a loss inside.
+    """
+    path, init = chosen["class_path"], chosen["init_args"]
+    inner = inner_losses(path)
+    for name in required(path):
+        if init.get(name) is None and name in inner:
+            raise InputError(f"{key}.{name} is missing: name one, such as ContrastiveLoss, with --{key}.{name}")
+        if name not in init and name not in SUPPLIED:
+            raise InputError(
+                f"{key}.{name} is missing, and {path.rpartition('.')[2]} needs it: give it with --{key}.{name}, "
+                "or name another class"
+            )
+    for name in inner:
+        if init.get(name) is not None:
+            check_complete(f"{key}.{name}", init[name])
 
 
 def resolve(key: str, name: str) -> str:
     """The import path of a class from its short name or its import path."""
+    kind = key.partition(".")[0]  # the loss.loss of a loss is one, too
     if "." not in name:
-        home = import_module(CLASSES[key])
+        home = import_module(CLASSES[kind])
         found = {each: value for each, value in vars(home).items() if inspect.isclass(value) and each[0] != "_"}
-        known = [each for each, value in found.items() if suits(key, value)]
+        known = [each for each, value in found.items() if suits(kind, value)]
         if name not in known:
             raise InputError(f"unknown {key} {name!r}; {nearest(name, known)}")
-        return f"{CLASSES[key]}.{name}"
+        return f"{CLASSES[kind]}.{name}"
     try:
         found = locate(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{key}: {name} cannot be imported ({error})") from error
-    if not (inspect.isclass(found) and suits(key, found)):
-        raise InputError(f"{key}: {name} is no class that can be used as one; {CLASSES[key]} holds those that can")
+    if not (inspect.isclass(found) and suits(kind, found)):
+        raise InputError(f"{key}: {name} is no class that can be used as one; {CLASSES[kind]} holds those that can")
     return name
 
 

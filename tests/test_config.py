@@ -68,6 +68,30 @@ class Mine(nn.Module):
         self.power = power
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--loss.loss", "ContrastiveLoss", "--loss.loss.margin", "0.3"],
+        ["--loss.loss.margin", "0.3", "--loss.loss", "ContrastiveLoss"],
+        ["--loss.loss", "nearkin.losses.ContrastiveLoss", "--loss.loss.init_args.margin", "0.3"],
+    ],
+)
+def test_a_loss_inside_a_loss_is_one_too(tmp_path, arguments):
+    memory = ("--loss", "CrossBatchMemory")
+    tree = read(*memory, *arguments)
+    inner = {
+        "class_path": "nearkin.losses.ContrastiveLoss",
+        "init_args": {"margin": 0.3, "normalize": True, "chunk_size": None},
+    }
+    assert tree["loss"]["init_args"]["loss"] == inner
+    (tmp_path / "c.yaml").write_text(config.to_yaml(tree))
+    again = read(str(tmp_path / "c.yaml"), "--loss.loss.normalize", "false")["loss"]["init_args"]["loss"]
+    assert again["init_args"] == {"margin": 0.3, "normalize": False, "chunk_size": None}
+    (tmp_path / "c.yaml").write_text("loss: {class_path: CrossBatchMemory, init_args: {loss: {class_path: DDMLLoss}}}")
+    again = read(str(tmp_path / "c.yaml"))["loss"]["init_args"]["loss"]
+    assert again == read(*memory, "--loss.loss", "DDMLLoss")["loss"]["init_args"]["loss"]
+
+
 def test_short_forms_of_data_and_backbone():
     assert read("--backbone", "timm:resnet18")["backbone"] == {"name": "timm:resnet18", "weights": "none"}
     both = read("--backbone", "convnet", "--backbone.weights", "w.pt", "--data.validation", "0.2")
@@ -140,6 +164,10 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     assert config.read([str(tmp_path / "config.yaml")]).config == tree
 
 
+MEMORY = ("--loss", "CrossBatchMemory")
+CONTRASTIVE = (*MEMORY, "--loss.loss", "ContrastiveLoss")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -150,6 +178,18 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--loss", "Linear"], "unknown loss 'Linear'"),
         (["--loss.alhpa", "1"], "unknown key loss.alhpa of RankedListLoss; did you mean loss.alpha?"),
         (["--loss", "AngularLoss", "--loss.margin", "1"], "unknown key loss.margin of AngularLoss"),
+        ([*MEMORY], "^loss.loss is missing: name one, such as ContrastiveLoss, with --loss.loss$"),
+        ([*MEMORY, "--loss.loss", "null"], "^loss.loss is missing: name one"),
+        ([*MEMORY, "--loss.loss", "ContrastveLoss"], "^unknown loss.loss 'ContrastveLoss'; did you mean Contrastive"),
+        ([*MEMORY, "--loss.loss", "Linear"], "^unknown loss.loss 'Linear'; known: "),
+        ([*MEMORY, "--loss.loss", "3"], "^unknown loss.loss '3'; known: "),
+        ([*MEMORY, "--loss.loss", "torch.optim.SGD"], "^loss.loss: torch.optim.SGD is no class that can be used"),
+        ([*MEMORY, "--loss.loss", "CrossBatchMemory"], "^loss.loss.loss is missing: name one"),
+        ([*MEMORY, "--loss.loss", "ProxyNCALoss"], "^loss.loss.num_classes is missing, and ProxyNCALoss needs it"),
+        ([*MEMORY, "--loss.loss.margin", "1"], "^loss.loss.margin needs a class to belong to: .* with --loss.loss$"),
+        ([*CONTRASTIVE, "--loss.loss.margn", "1"], "^unknown key loss.loss.margn of ContrastiveLoss; did you mean"),
+        ([*CONTRASTIVE, "--loss.loss.margin", "x"], "^loss.loss.margin expects a number, got x$"),
+        (["--schedule", "StepLR"], "^schedule.step_size is missing, and StepLR needs it: give it with --schedule.step"),
         (["--sampler", "NPairSample"], "did you mean NPairSampler?"),
         (["--sampler.seed", "1"], "unknown key sampler.seed"),
         (["--optimizer", "Adma"], "did you mean Adam"),
@@ -170,10 +210,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         (["--data.root", ""], "^data.root expects the name of a folder, got ''; name one$"),
         (["--data", ""], "^data.root expects the name of a folder, got ''; name one$"),
         (["--out", ""], "^out expects the name of a folder, got ''; name one$"),
-        (
-            ["--data.cache", "~no-one/x"],
-            r"^data.cache expects the name of a folder, got '~no-one/x' \(.*\); name another$",
-        ),
+        (["--data.cache", "~no-one/x"], r"^data.cache expects the name of a folder, got '~no-one/x' \(.*\); name"),
         (["--data", "~no-one/x"], r"^data.root expects the name of a folder, got '~no-one/x' \(.*\); name another$"),
         (["--out", "~no-one/x"], r"^out expects the name of a folder, got '~no-one/x' \(.*\); name another$"),
         (["--loss.alpha.x", "1"], "loss.alpha expects a number, got"),

@@ -571,6 +571,7 @@ def test_classes_with_one_picture_are_named(make_folder, tmp_path, caplog):
         (["--warmup", "12"], "warmup must be shorter than the run of 12 steps, got 12"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--embedding_size", "0"], "embedding_size must be at least 1, got 0"),
+        (["--loss", "CrossBatchMemory", "--loss.loss", "LiftedStructureLoss"], "loss: loss must take a gallery"),
         (["--micro_batch", "0"], "micro_batch must be at least 1 picture in the network at a time, got 0"),
         (["--micro_batch", "1", *LEVELS], "micro_batch leaves a picture alone, raise it: Expected more than 1 value"),
         (["--clip_gradient", "-1"], "clip_gradient is the largest norm .*, above 0, got -1"),
