@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -76,9 +77,11 @@ class Model:
 
         Raises:
             UnreadableImage: One of them cannot be read; the message names it.
-            TypeError: A single path instead of a sequence of them.
+            TypeError: A single picture instead of a sequence of them.
         """
-        if isinstance(images, str | bytes):
+        # An array of one grey or colour picture has a length, too: of its rows.
+        one = isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3))
+        if one or isinstance(images, str | bytes | os.PathLike | Image.Image):
             raise TypeError(f"expected a sequence of pictures, got one {type(images).__name__}: embed([picture])")
         batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as threads:

@@ -11,12 +11,14 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from nearkin import config, embed, metrics
 from nearkin.checkpoint import load_checkpoint
 from nearkin.data import ClassBalancedSampler, Preprocessing
+from nearkin.embed import Architecture, Model
 from nearkin.errors import InputError
 from nearkin.evaluate import evaluate_run
 from nearkin.losses import CrossBatchMemory, RankedListLoss
@@ -701,6 +703,19 @@ def test_resume_needs_a_run_and_a_whole_checkpoint(run):
     finished.checkpoint.write_bytes(finished.checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last.ckpt is damaged .* remove it"):
         run("a", resume=True)
+
+
+def test_one_picture_is_not_taken_for_a_sequence_of_them(run, tmp_path):
+    image = Preprocessing(16)
+    model = Model(Embedder(ConvNet(), 8), Architecture("convnet", 8, "avg", True, image))
+    path = next(run.root.rglob("*.png"))
+    pixels = np.array(Image.open(path))
+    for one in (path, str(path), path.read_bytes(), Image.open(path), pixels, pixels[..., 0]):
+        with pytest.raises(TypeError, match=r"^expected a sequence of pictures, got one \w+: embed\(\[picture\]\)$"):
+            model.embed(one)
+        assert model.embed([one]).shape == (1, 8)
+    for several in (np.stack([pixels, pixels]), np.stack([pixels[..., 0]] * 2)):
+        assert model.embed(several).shape == (2, 8)
 
 
 def test_warmup_then_schedule():
