@@ -25,6 +25,9 @@ COMMANDS = {
     "evaluate": "every metric of a run on unseen classes",
     "report": "one self-contained HTML page about a run",
     "data": "get or check a data set of the papers: cub200, cars196, sop",
+    "index": "a folder of pictures -> a catalogue to search in; adds only what is new",
+    "search": "the pictures of a catalogue that are nearest to one",
+    "label": "name pictures of a new kind: searches then answer with the name",
     "compare": "configurations x seeds -> one table with intervals, and one page",
 }
 
@@ -72,7 +75,17 @@ def dispatch(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
-    run = {"demo": demo, "train": train, "evaluate": evaluate, "report": report, "data": data, "compare": compare}
+    run = {
+        "demo": demo,
+        "train": train,
+        "evaluate": evaluate,
+        "report": report,
+        "data": data,
+        "index": index,
+        "search": search,
+        "label": label,
+        "compare": compare,
+    }
     run[command](rest)
 
 
@@ -164,6 +177,90 @@ def data(arguments: list[str]) -> None:
             ) from error
     chosen.open(root)
     print(f"{chosen.title} in {root}: {chosen.counts}, all there and none empty")
+
+
+def index(arguments: list[str]) -> None:
+    parser = Parser("index", "Embed a folder of pictures into a catalogue; only what is new or changed is read.")
+    parser.usage = (
+        "nearkin index RUN PHOTOS --catalog C [--prune]  |  nearkin index --upgrade RUN --catalog C [--prune]"
+    )
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the run whose model embeds them")
+    parser.add_argument("photos", type=Path, nargs="?", help="folder of pictures; a sub-folder is the label of its own")
+    parser.add_argument("--catalog", required=True, metavar="C", help="its folder, or http://HOST:19530 of a Milvus")
+    parser.add_argument("--prune", action="store_true", help="take out pictures whose files are gone")
+    parser.add_argument(
+        "--upgrade", type=Path, metavar="RUN", help="embed all pictures with this run's model, then change over to it"
+    )
+    options = parser.parse_args(arguments)
+    if options.upgrade is not None and options.run is not None:
+        parser.error("--upgrade takes the run alone: the pictures are those of the catalogue")
+    if options.upgrade is None and options.photos is None:
+        parser.error("expected a run and a folder of pictures")
+
+    from nearkin import catalog
+    from nearkin.catalog.store import open_store
+
+    try:
+        if options.upgrade is not None:
+            done = catalog.upgrade(options.catalog, options.upgrade, options.prune)
+        else:
+            done = catalog.index(options.catalog, options.run, options.photos, options.prune)
+    except KeyboardInterrupt:
+        fail(f"stopped; what is written stays, the rest goes on with: nearkin index {shlex.join(arguments)}", 1)
+    print(done)
+    print(f"catalogue: {open_store(options.catalog).where}")
+
+
+def search(arguments: list[str]) -> None:
+    parser = Parser("search", "The pictures of a catalogue that are nearest to one, or to several of one thing.")
+    parser.add_argument("catalog", help="its folder, or http://HOST:19530 of a Milvus")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="several are averaged")
+    parser.add_argument("-k", type=int, default=10, help="hits, at most (%(default)s)")
+    parser.add_argument("--label", help="only among pictures of this label")
+    parser.add_argument("--crop", type=crop, metavar="X,Y,W,H", help="the part of the picture that is meant, in pixels")
+    parser.add_argument(
+        "--false-matches",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of the queries whose kind is not in the catalogue, how many may find a match (%(default)s)",
+    )
+    parser.add_argument("--run", type=Path, help="folder of the model's run, if the catalogue cannot find it")
+    parser.add_argument("--json", action="store_true", help="print the hits as JSON")
+    options = parser.parse_args(arguments)
+
+    from nearkin.catalog import Catalog
+    from nearkin.catalog.answers import as_json, as_text
+    from nearkin.data.images import UnreadableImage
+
+    catalog = Catalog.open(options.catalog, options.run)
+    try:
+        answer = catalog.search(options.images, options.k, options.label, options.crop, options.false_matches)
+    except UnreadableImage as error:
+        raise InputError(f"{error}; name a picture") from error
+    print(json.dumps(as_json(answer)) if options.json else as_text(answer, catalog.calibration))
+
+
+def crop(text: str) -> tuple[int, ...]:
+    """x, y, width and height in pixels."""
+    numbers = tuple(int(part) for part in text.split(","))
+    if len(numbers) != 4:
+        raise ValueError
+    return numbers
+
+
+def label(arguments: list[str]) -> None:
+    parser = Parser("label", "Name pictures of a new kind, no training needed: searches then answer with the name.")
+    parser.add_argument("catalog", help="its folder, or http://HOST:19530 of a Milvus")
+    parser.add_argument("name", help="of their kind")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="added to the catalogue if not in it")
+    parser.add_argument("--run", type=Path, help="folder of the model's run, if the catalogue cannot find it")
+    options = parser.parse_args(arguments)
+
+    from nearkin import catalog
+
+    done = catalog.name(options.catalog, options.name, options.images, options.run)
+    print(f"{options.name}: {done}")
 
 
 def compare(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from nearkin.calibration import Calibration
 from nearkin.data import Pictures, Preprocessing, centre_crop, prefetch
 from nearkin.data.images import Source
 from nearkin.errors import InputError, nearest
@@ -64,11 +65,15 @@ class Model:
         embedder: The network, in evaluation mode.
         architecture: How it is built and how its pictures are prepared.
         trained_classes: Names of the classes that it has learnt from or was chosen by; scores are for others.
+        calibration: How near pictures of different kinds come.
+        sha256: Of the weights' file; empty before they were saved.
     """
 
     embedder: AnyEmbedder
     architecture: Architecture
     trained_classes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
+    sha256: str = ""
 
     def embed(self, images: Sequence[Source]) -> NDArray[np.float32]:
         """Embeddings (n, D) of pictures: paths, PIL images, file contents or uint8 arrays (H, W, 3).
@@ -151,6 +156,7 @@ class Model:
             "metric": "euclidean",
             "sha256": hashlib.sha256(weights).hexdigest(),
             "trained_classes": self.trained_classes,
+            "calibration": self.calibration and asdict(self.calibration),
         }
         write_file(folder / WEIGHTS, weights)
         write_file(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
@@ -187,6 +193,7 @@ def load(run: str | Path) -> Model:
             per_level_norm=description.get("per_level_norm", False),
         )
         expected, trained = description["sha256"], description["trained_classes"]
+        calibration = Calibration.of(description.get("calibration"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / DESCRIPTION} does not describe a model ({error}); train it again") from error
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
@@ -203,4 +210,4 @@ def load(run: str | Path) -> Model:
     embedder.load_state_dict(load_file(folder / WEIGHTS))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Model(embedder, architecture, trained)
+    return Model(embedder, architecture, trained, calibration, expected)

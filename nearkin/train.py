@@ -31,6 +31,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LinearLR, LRScheduler, SequentialLR
 
 from nearkin import metrics
+from nearkin.calibration import Calibration, calibrate
 from nearkin.checkpoint import load_checkpoint, save_checkpoint
 from nearkin.data import (
     Augmentation,
@@ -63,6 +64,9 @@ log = logging.getLogger("nearkin")
 
 NEW_LAYER_RATE = 10.0
 """Layers that start from random weights beside a pretrained backbone learn this much faster, as in all three papers."""
+
+CALIBRATION_PICTURES = 1_000
+"""The most that the distances between kinds are learnt from, once the training is over."""
 
 LOG_EVERY = 10
 """Steps between two rows of `metrics.jsonl`."""
@@ -314,10 +318,10 @@ def train(
                     f"nearkin train {run.path / 'config.yaml'} --resume"
                 )
 
-    if best is None:
-        model.save(run.path)
-    else:
+    if best is not None:
         embedder.load_state_dict(load(run.path).embedder.state_dict())
+    model.calibration = calibrated(model, pictures, images, split, seed)
+    model.save(run.path)
     trained = protocol.score(model.embed_pictures(pictures, scored_set), images.labels[scored_set])
     about = protocol.about(images.labels[scored_set], images.classes)
     training = record.summary(steps, seconds)
@@ -443,6 +447,14 @@ def validate(
     """Retrieval scores of the held-out training classes."""
     embeddings = model.embed_pictures(pictures, validation_set)
     return metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False)
+
+
+def calibrated(model: Model, pictures: Pictures, images: ImageList, split: ClassSplit, seed: int) -> Calibration | None:
+    """How near strangers come, by pictures of the held-out training classes, or of the others where none are."""
+    held_out = len(split.validation) > 0
+    known = images.of_classes(split.validation if held_out else split.train)
+    some = np.sort(np.random.default_rng(seed).permutation(known)[:CALIBRATION_PICTURES])
+    return calibrate(model.embed_pictures(pictures, some), images.labels[some], held_out)
 
 
 def report_singles(images: ImageList, split: ClassSplit) -> None:

@@ -142,9 +142,10 @@ def read_all(
 
 
 Batch = TypeVar("Batch")
+Loaded = TypeVar("Loaded")
 
 
-def prefetch(load: Callable[[Batch], Tensor], batches: Iterable[Batch], ahead: int = 2) -> Iterator[Tensor]:
+def prefetch(load: Callable[[Batch], Loaded], batches: Iterable[Batch], ahead: int = 2) -> Iterator[Loaded]:
     """Yield `load(batch)` for each batch in order, loading the next ones in the background."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as background:
         pending = []

@@ -1,0 +1,92 @@
+"""How near is near enough: the distance below which two pictures are taken for the same kind.
+
+A query of a kind that a catalogue does not hold should have no match there. How near its nearest stranger comes is
+learnt from pictures whose kinds are known: each searches among those of all other classes, and the distances to the
+nearest are kept. Their quantile at a rate is the threshold at which that share of such queries finds a false match.
+
+The nearest of more strangers is nearer. For a catalogue of N pictures where the distances are of n strangers each, the
+rate is taken at 1 - (1 - rate)^(n / N): as if every n more pictures were another independent draw. They are less than
+that, as pictures of one kind resemble each other, so that false matches are rather fewer than asked for.
+
+Shape key: n = pictures, D = embedding size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+MOST = 1_000
+"""Distances that are kept: enough for a false-match rate of one in some hundreds."""
+
+TILE = 2**10
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of the distances between pictures of different kinds.
+
+    Args:
+        distances: From pictures to their nearest stranger, ascending.
+        strangers: How many each had to search among, on average.
+        classes: Of how many classes the pictures were.
+        held_out: Whether the model has not learnt from these classes. Those it has learnt it keeps farther apart than
+            new ones, so that a threshold from them lets more false matches through than asked for.
+    """
+
+    distances: list[float]
+    strangers: int
+    classes: int
+    held_out: bool
+
+    def threshold(self, rate: float, pictures: int) -> float:
+        """The distance within which a hit counts as a match.
+
+        Args:
+            rate: Share of the queries of unknown kinds that may find a match, in (0, 1).
+            pictures: N, in the catalogue, at least 1.
+
+        Raises:
+            ValueError: The rate is not in (0, 1).
+        """
+        if not 0 < rate < 1:
+            raise ValueError(f"the false-match rate is a share in (0, 1), got {rate}")
+        each = -np.expm1(np.log1p(-rate) * self.strangers / max(pictures, 1))
+        return float(np.quantile(self.distances, each, method="lower"))
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any] | None) -> "Calibration | None":
+        """From `model.json`, which may have none."""
+        return None if description is None else cls(**description)
+
+
+def calibrate(embeddings: NDArray[np.float32], labels: NDArray[np.int64], held_out: bool) -> Calibration | None:
+    """Learn from pictures of known kinds how near strangers come.
+
+    Args:
+        embeddings: (n, D), as they are compared.
+        labels: (n,) their classes.
+        held_out: As in `Calibration`.
+
+    Returns:
+        None if all are of one class, or none is there.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        return None
+    x, y = torch.from_numpy(embeddings), torch.from_numpy(labels)
+    nearest = torch.cat(
+        [
+            torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist")
+            .masked_fill_(own[:, None] == y, torch.inf)
+            .amin(dim=1)
+            for rows, own in zip(x.split(TILE), y.split(TILE), strict=True)
+        ]
+    )
+    ascending = np.sort(nearest.double().numpy())
+    kept = ascending[np.linspace(0, len(ascending) - 1, min(MOST, len(ascending))).round().astype(int)]
+    strangers = len(labels) - round(float((sizes.astype(float) ** 2).sum() / len(labels)))
+    return Calibration([float(f"{each:.6g}") for each in kept], strangers, len(classes), held_out)

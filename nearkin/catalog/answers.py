@@ -1,0 +1,58 @@
+"""What a search found, for a terminal and for programs."""
+
+from pathlib import Path
+from typing import Any
+
+from nearkin.calibration import Calibration
+from nearkin.catalog.catalog import Answer
+from nearkin.data.folder import count
+
+MARKS = {True: "match", False: "no match", None: ""}
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON has it, `hits` nearest first."""
+    return {
+        "hits": [
+            {"path": hit.path, "label": hit.label, "distance": hit.distance, "match": hit.match} for hit in answer.hits
+        ],
+        "names": [{"label": label, "votes": votes} for label, votes in answer.names],
+        "threshold": answer.threshold,
+    }
+
+
+def as_text(answer: Answer, calibration: Calibration | None) -> str:
+    """A line for each hit, what they are by their labels, and how sure that is."""
+    if not answer.hits:
+        return "nothing found: no picture of this label, or none at all"
+    here = Path.cwd()
+    paths = [Path(hit.path) for hit in answer.hits]
+    shown = [str(path.relative_to(here)) if path.is_relative_to(here) else str(path) for path in paths]
+    width = max(len(hit.label or "") for hit in answer.hits)
+    lines = [
+        f"{place:3d}  {hit.distance:7.4f}  {MARKS[hit.match]:8s}  {hit.label or '':{width}s}  {path}"
+        for place, (hit, path) in enumerate(zip(answer.hits, shown, strict=True), start=1)
+    ]
+    return "\n".join([*lines, "", verdict(answer), certainty(answer, calibration)])
+
+
+def verdict(answer: Answer) -> str:
+    """What the picture is, as far as the matches tell."""
+    if answer.threshold is not None and not any(hit.match for hit in answer.hits):
+        return "no match: nothing here is near enough to be of the same kind"
+    if not answer.names:
+        return "no names: none of the matches has a label"
+    total = sum(1 for hit in answer.hits if hit.match is not False)
+    return "; ".join(f"{label}: {votes} of {count(total, 'vote')}" for label, votes in answer.names)
+
+
+def certainty(answer: Answer, calibration: Calibration | None) -> str:
+    """Where the line between match and no match comes from."""
+    if answer.threshold is None or calibration is None:
+        return "no threshold for a match: the model was trained by a version that did not measure it; train it again"
+    source = f"{count(calibration.classes, 'class')} " + (
+        "held out of the training"
+        if calibration.held_out
+        else "of the training itself, so more false matches than that; hold some out with --data.validation 0.2"
+    )
+    return f"a match is within {answer.threshold:.4f}, measured on {source}"

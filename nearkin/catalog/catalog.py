@@ -1,0 +1,198 @@
+"""A catalogue: pictures, the embeddings that one model gave them, and how to find the nearest."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearkin.calibration import Calibration
+from nearkin.catalog.store import Record, Store, Table, Vectors, open_store
+from nearkin.data.images import Picture, Source, read_image
+from nearkin.embed import Model, load
+from nearkin.errors import InputError
+
+FORMAT = 1
+"""Of the description."""
+
+FALSE_MATCHES = 0.05
+"""Share of the queries of unknown kinds that may find a match, unless asked otherwise."""
+
+Crop = tuple[int, int, int, int]
+"""x, y, width and height in pixels of the upright picture."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found.
+
+    Args:
+        path: Of the file.
+        label: Its kind, if it has one.
+        distance: From the query, Euclidean.
+        match: Whether it is near enough to be of the query's kind; None where the model does not know its threshold.
+        id: Of the picture in the catalogue.
+    """
+
+    path: str
+    label: str | None
+    distance: float
+    match: bool | None
+    id: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found.
+
+    Args:
+        hits: Nearest first.
+        threshold: Distance within which a hit is a match; None where the model does not know.
+        names: The labels of the matches and how many each has, most first, the nearer first of equals. All hits count
+            where there is no threshold.
+    """
+
+    hits: list[Hit]
+    threshold: float | None
+    names: list[tuple[str, int]]
+
+
+class Catalog:
+    """Pictures in a store, and the model that sees them.
+
+    Args:
+        store: Where they are.
+        description: What is said of them there.
+        model: What embeds queries, the same that embedded them.
+    """
+
+    def __init__(self, store: Store, description: dict[str, Any], model: Model) -> None:
+        self.store, self.description, self.model = store, description, model
+        self.table: Table = store.table(description["table"], model.architecture.width)
+
+    @classmethod
+    def open(cls, where: str | Path, run: str | Path | None = None) -> "Catalog":
+        """Open a catalogue: a folder, or `http://HOST:19530`.
+
+        Args:
+            where: Its place.
+            run: Folder of the model's run, if the catalogue cannot find it.
+
+        Raises:
+            InputError: There is none, or its model is not to be found or another one.
+        """
+        store = open_store(where)
+        description = store.description()
+        if description is None:
+            raise InputError(f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS")
+        return cls(store, description, model_of(store, description, run))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the model knows of the distances between kinds."""
+        return self.model.calibration
+
+    def search(
+        self,
+        images: Source | Sequence[Source],
+        k: int = 10,
+        label: str | None = None,
+        crop: Crop | None = None,
+        false_matches: float = FALSE_MATCHES,
+    ) -> Answer:
+        """Find the pictures nearest to one, or to the mean of several.
+
+        Args:
+            images: A picture, or several of one thing.
+            k: Hits, at most.
+            label: Only among the pictures of this kind.
+            crop: The part of the picture that is meant.
+            false_matches: Share of the queries of unknown kinds that may find a match.
+
+        Raises:
+            UnreadableImage: One cannot be read.
+            InputError: k, the crop or the rate is out of range.
+        """
+        return self.nearest(self.embed(images, crop), k, label, false_matches)
+
+    def embed(self, images: Source | Sequence[Source], crop: Crop | None = None) -> Vectors:
+        """The embedding (D,) of a picture, or the mean of several, on the unit sphere if the model's are."""
+        several = list(images) if isinstance(images, list | tuple) else [images]
+        if not several:
+            raise InputError("expected one or more pictures to search with, got none")
+        if crop is not None:
+            several = [cropped(read_image(image), crop) for image in several]
+        mean = self.model.embed(several).mean(axis=0)
+        if self.model.architecture.normalize:
+            mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        return np.asarray(mean, dtype=np.float32)
+
+    def nearest(
+        self, vector: Vectors, k: int = 10, label: str | None = None, false_matches: float = FALSE_MATCHES
+    ) -> Answer:
+        """Find the pictures nearest to an embedding (D,); otherwise as `search`."""
+        if k < 1:
+            raise InputError(f"expected at least 1 hit, got k={k}")
+        if not 0 < false_matches < 1:
+            raise InputError(f"the false-match rate is a share between 0 and 1, got {false_matches}")
+        threshold = None
+        if self.calibration is not None:
+            threshold = self.calibration.threshold(false_matches, self.table.count())
+        found = self.table.nearest(vector[None], k, label)[0]
+        hits = [hit(record, distance, threshold) for record, distance in found]
+        # Counter keeps the order of first appearance, so that of equals the nearer comes first.
+        votes = Counter(each.label for each in hits if each.label is not None and each.match is not False)
+        return Answer(hits, threshold, votes.most_common())
+
+
+def hit(record: Record, distance: float, threshold: float | None) -> Hit:
+    match = None if threshold is None else distance <= threshold
+    return Hit(record.path, record.label, distance, match, record.id)
+
+
+def model_of(store: Store, description: dict[str, Any], run: str | Path | None = None) -> Model:
+    """The model that a catalogue was made with.
+
+    Raises:
+        InputError: It is not where it was, or another one.
+    """
+    if description.get("format") != FORMAT:
+        raise InputError(
+            f"{store.where} is a catalogue of format {description.get('format')}, and this nearkin reads {FORMAT}; "
+            "index the pictures anew"
+        )
+    model = load(store.model(description["model"]["kept"]) if run is None else run)
+    check_model(store, description, model)
+    return model
+
+
+def check_model(store: Store, description: dict[str, Any], model: Model) -> None:
+    """Refuse another model than the catalogue's: distances between embeddings of two models mean nothing.
+
+    Raises:
+        InputError: It is another one.
+    """
+    own = description["model"]["sha256"]
+    if model.sha256 != own:
+        raise InputError(
+            f"{store.where} was made with the model {own[:12]}, and this is {model.sha256[:12]}; use the run it was "
+            "made with, or bring the catalogue to this one: nearkin index --upgrade RUN --catalog "
+            f"{store.where}"
+        )
+
+
+def cropped(picture: Picture, crop: Crop) -> Picture:
+    """A part of a picture (H, W, 3).
+
+    Raises:
+        InputError: The part is empty or not inside.
+    """
+    x, y, width, height = crop
+    if width < 1 or height < 1 or x < 0 or y < 0 or x + width > picture.shape[1] or y + height > picture.shape[0]:
+        raise InputError(
+            f"expected a crop x,y,w,h inside the picture of {picture.shape[1]} x {picture.shape[0]} pixels, "
+            f"got {x},{y},{width},{height}"
+        )
+    return np.ascontiguousarray(picture[y : y + height, x : x + width])

@@ -1,0 +1,313 @@
+"""Pictures -> a catalogue: what is new or changed is embedded, the rest is left alone.
+
+Every group of pictures that was embedded is written at once and stays, whatever becomes of the process: the same command
+goes on where it was stopped.
+"""
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+
+from nearkin.catalog.catalog import FORMAT, check_model, model_of
+from nearkin.catalog.store import Entry, Record, Store, Table, id_of, open_store
+from nearkin.data import prefetch
+from nearkin.data.folder import count, files_below, names
+from nearkin.data.images import Picture, UnreadableImage, read_image, to_square, unreadable
+from nearkin.data.preprocessing import Preprocessing
+from nearkin.embed import Model, load
+from nearkin.errors import InputError
+from nearkin.progress import Bar
+
+log = logging.getLogger("nearkin")
+
+AT_ONCE = 256
+"""Pictures between two writes."""
+
+THUMBNAIL = 160
+"""Longer side of the copies, in pixels."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of the pictures.
+
+    Args:
+        embedded: Were new, or their content had changed.
+        kept: Were there, as they are now; what is said of them may have changed.
+        unreadable: Cannot be read as pictures; one line for each, its path and why.
+        gone: Are in the catalogue, but no file is in their place.
+        removed: How many of these were taken out.
+    """
+
+    embedded: int
+    kept: int
+    unreadable: list[str]
+    gone: list[str]
+    removed: int
+
+    def __str__(self) -> str:
+        parts = [f"{count(self.embedded, 'picture')} embedded", f"{self.kept:,} as they were"]
+        if self.unreadable:
+            parts.append(f"{len(self.unreadable):,} unreadable")
+        if self.removed:
+            parts.append(f"{self.removed:,} that are gone removed")
+        elif self.gone:
+            parts.append(f"{len(self.gone):,} gone, but still in the catalogue (--prune takes them out)")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture that belongs into a catalogue, and what is said of it."""
+
+    path: Path
+    label: str | None
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A picture on its way into a catalogue.
+
+    Args:
+        record: What will be known of it.
+        square: What the model sees; None if the content is what the catalogue has an embedding of.
+        thumbnail: A small copy.
+    """
+
+    record: Record
+    square: Picture | None = None
+    thumbnail: bytes = b""
+
+
+def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Done:
+    """Bring the pictures below a folder into a catalogue, which is made if there is none.
+
+    Args:
+        where: Place of the catalogue: a folder, or `http://HOST:19530`.
+        run: Folder of the run whose model embeds them.
+        photos: The folder. The sub-folder of a picture is its label.
+        prune: Take out pictures from below this folder that are gone.
+
+    Raises:
+        InputError: The catalogue was made with another model; there is no picture.
+    """
+    photos = photos.expanduser().resolve()
+    if not photos.is_dir():
+        what = "is a file" if photos.exists() else "does not exist"
+        raise InputError(f"expected a folder of pictures, but {photos} {what}; name another")
+    model, store = load(run), open_store(where)
+    with store.writing():
+        description = store.description()
+        if description is None:
+            jobs = jobs_below(photos)
+            description = describe(store, run, model)
+            store.publish(description)
+        else:
+            check_model(store, description, model)
+            jobs = jobs_below(photos)
+        table = store.table(description["table"], model.architecture.width)
+        known = {record.id: record for record in table.records()}
+        done = fill(table, model, jobs, known)
+        present = {id_of(str(job.path)) for job in jobs}
+        below = f"{photos}{os.sep}"
+        gone = [each for each in known.values() if each.path.startswith(below) and each.id not in present]
+        if prune:
+            table.remove([each.id for each in gone])
+        table.settle()
+    return Done(*done, [each.path for each in gone], len(gone) if prune else 0)
+
+
+def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None = None) -> Done:
+    """Name pictures: those that a catalogue does not hold are added, to all the label is given.
+
+    Args:
+        where: Place of the catalogue.
+        label: The name of their kind.
+        images: The files.
+        run: Folder of the model's run, if the catalogue cannot find it.
+
+    Raises:
+        InputError: There is no catalogue; the label is empty; a picture cannot be read: then none is named.
+    """
+    if not label.strip():
+        raise InputError("expected a name for the pictures, got an empty one")
+    store = open_store(where)
+    with store.writing():
+        description = existing(store)
+        model = model_of(store, description, run)
+        table = store.table(description["table"], model.architecture.width)
+        jobs = [Job(each.expanduser().resolve(), label, named=True) for each in images]
+        for job in jobs:
+            try:
+                read_image(job.path, at_least=THUMBNAIL)
+            except OSError as error:
+                raise InputError(f"{unreadable(job.path, error)}; nothing was named") from error
+            except UnreadableImage as error:
+                raise InputError(f"{error}; nothing was named") from error
+        known = {record.id: record for record in table.records()}
+        done = fill(table, model, jobs, known)
+        table.settle()
+    return Done(*done, [], 0)
+
+
+def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
+    """Embed all pictures of a catalogue with another model, beside what it has, and change over when all are there.
+
+    Args:
+        where: Place of the catalogue.
+        run: Folder of the other model's run.
+        prune: Leave pictures behind that cannot be read any more.
+
+    Raises:
+        InputError: There is no catalogue; pictures cannot be read, and shall not be left behind: it stays as it was.
+    """
+    model, store = load(run), open_store(where)
+    with store.writing():
+        description = existing(store)
+        old = store.table(description["table"], description["model"]["embedding_size"])
+        records = list(old.records())
+        new = description if description["model"]["sha256"] == model.sha256 else describe(store, run, model)
+        table = store.table(new["table"], model.architecture.width)
+        for name in store.tables():
+            if name not in (description["table"], new["table"]):
+                store.drop(name)
+        jobs = [Job(Path(each.path), each.label, each.named) for each in records]
+        known = {record.id: record for record in table.records()}
+        embedded, kept, unread = fill(table, model, jobs, known)
+        if unread and not prune:
+            raise InputError(
+                f"{count(len(unread), 'picture')} of {len(jobs):,} cannot be embedded anew ({names(unread, 3)}); "
+                "the catalogue stays as it is: bring them back, or leave them behind with --prune"
+            )
+        wanted = {each.id for each in records} - {id_of(line.partition(": ")[0]) for line in unread}
+        table.remove([each for each in known if each not in wanted])
+        table.settle()
+        if new is not description:
+            store.publish(new)
+            store.drop(description["table"])
+    return Done(embedded, kept, [], unread, len(unread))
+
+
+def existing(store: Store) -> dict[str, object]:
+    description = store.description()
+    if description is None:
+        raise InputError(f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS")
+    return description
+
+
+def describe(store: Store, run: Path, model: Model) -> dict[str, object]:
+    """The description of a catalogue whose pictures this model embeds; keeps the model."""
+    kept = store.keep_model(run, model.sha256)
+    architecture = model.architecture
+    return {
+        "format": FORMAT,
+        "table": f"pictures_{model.sha256[:12]}",
+        "model": {
+            "sha256": model.sha256,
+            "kept": kept,
+            "embedding_size": architecture.width,
+            "normalize": architecture.normalize,
+            "image": vars(architecture.image),
+        },
+    }
+
+
+def jobs_below(photos: Path) -> list[Job]:
+    """The files below a folder; a sub-folder of it is the label of what lies in it at any depth.
+
+    Raises:
+        InputError: There is none.
+    """
+    files = sorted(files_below(photos))
+    if not files:
+        raise InputError(f"expected a folder of pictures, but {photos} holds no file; name another")
+    parts = [(path, path.relative_to(photos).parts) for path in files]
+    return [Job(path, part[0] if len(part) > 1 else None) for path, part in parts]
+
+
+def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record]) -> tuple[int, int, list[str]]:
+    """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read."""
+    embedded, unread = 0, []
+    groups = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:
+
+        def read(group: Sequence[Job]) -> list[Ready | UnreadableImage | None]:
+            return list(threads.map(lambda job: prepare(job, known, model.architecture.image), group))
+
+        for group, results in zip(groups, prefetch(read, groups), strict=True):
+            ready = [each for each in results if isinstance(each, Ready)]
+            write(table, model, ready)
+            embedded += sum(each.square is not None for each in ready)
+            for each in results:
+                if isinstance(each, UnreadableImage):
+                    log.warning("skipped %s", each)
+                    unread.append(str(each))
+            bar.advance(len(group))
+    return embedded, len(jobs) - embedded - len(unread), unread
+
+
+def prepare(job: Job, known: dict[str, Record], preprocessing: Preprocessing) -> Ready | UnreadableImage | None:
+    """Read a picture; None if the catalogue has it as it is and as it is called."""
+    path = str(job.path)
+    old = known.get(id_of(path))
+    label, named = job.label, job.named
+    if old is not None and not named and (old.named or label is None):  # a person knows better than a folder
+        label, named = old.label, old.named
+    try:
+        path.encode()
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())  # before the content: a change in between shows the next time
+            stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+            data = None if old is not None and old.stamp == stamp else file.read()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        return UnreadableImage(f"{shown}: its name is not UTF-8; rename it")
+    except OSError as error:
+        return unreadable(path, error)
+    sha256 = old.sha256 if old is not None and data is None else hashlib.sha256(data or b"").hexdigest()
+    record = Record(id_of(path), path, label, named, sha256, stat.st_size, stamp)
+    if record == old:
+        return None
+    if data is None or (old is not None and old.sha256 == sha256):
+        return Ready(record)
+    try:
+        return Ready(record, *views(data, path, preprocessing))
+    except UnreadableImage as error:
+        return error
+
+
+def views(data: bytes, path: str, preprocessing: Preprocessing) -> tuple[Picture, bytes]:
+    """What the model sees of a file's content, exactly as of the same file in a search; and a small copy, JPEG."""
+    file = io.BytesIO(data)
+    file.name = path  # type: ignore[attr-defined]
+    picture = read_image(file, at_least=preprocessing.side)
+    square = to_square(picture, preprocessing.side, preprocessing.fit)
+    if min(picture.shape[:2]) < THUMBNAIL:  # a JPEG may have been decoded too small for a copy
+        picture = read_image(data, at_least=THUMBNAIL)
+    small = Image.fromarray(picture)
+    small.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
+    return square, simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=80)
+
+
+def write(table: Table, model: Model, ready: Iterable[Ready]) -> None:
+    """Embed pictures where that is needed and write them."""
+    seen = [(each, each.square) for each in ready if each.square is not None]
+    entries = []
+    if seen:
+        squares = torch.from_numpy(np.stack([square for _, square in seen])).permute(0, 3, 1, 2)
+        vectors = model.run(squares.split(model.batch))
+        entries = [Entry(each.record, each.thumbnail, vector) for (each, _), vector in zip(seen, vectors, strict=True)]
+    renamed = {each.record.id: each.record for each in ready if each.square is None}
+    entries += [Entry(renamed[old.record.id], old.thumbnail, old.vector) for old in table.entries(list(renamed))]
+    table.put(entries)

@@ -1,0 +1,214 @@
+"""A catalogue in a folder, by LanceDB: no server, and readable after any kill.
+
+The folder holds `catalog.json` (the description), `models/` and one Lance table per model. A write is a new version of
+its table, which counts once its manifest stands in the folder.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.index import HnswSq
+
+from nearkin.catalog.store import Entry, Found, Record, Vectors
+from nearkin.embed import DESCRIPTION, WEIGHTS
+from nearkin.errors import InputError
+from nearkin.files import write_file
+
+log = logging.getLogger("nearkin")
+
+INDEXED_FROM = 10_000
+"""Pictures. Below, looking at every one of them takes less than 25 ms."""
+
+LEFT_OUT = 2_000
+"""Pictures beside the index, which a search looks at one by one, before it is extended."""
+
+PIECES = 32
+"""Fragments of a table before they are merged: each append makes one, and each is opened by every search."""
+
+KEPT = timedelta(hours=1)
+"""How long a version is kept for those who are reading it."""
+
+EXPLORED = 100
+"""Candidates that a search in the graph keeps; at 100, recall@10 was 0.99 in `benchmarks/catalog.py`."""
+
+REFINED = 2
+"""Times k, the candidates whose distances are computed from the vectors themselves: the graph holds them in 8 bits."""
+
+DESCRIBED = "catalog.json"
+KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
+
+
+def schema(size: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("named", pa.bool_(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("size", pa.int64(), nullable=False),
+            pa.field("stamp", pa.string(), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), size), nullable=False),
+        ]
+    )
+
+
+class LanceStore:
+    """The catalogue of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.where = folder, str(folder)
+        self.database = lancedb.connect(folder / "tables", read_consistency_interval=timedelta(0))
+
+    def description(self) -> dict[str, Any] | None:
+        path = self.folder / DESCRIBED
+        try:
+            found = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise InputError(f"{path} does not describe a catalogue ({error}); index the pictures anew") from error
+        if not isinstance(found, dict):
+            raise InputError(f"{path} does not describe a catalogue; index the pictures anew")
+        return found
+
+    def publish(self, description: dict[str, Any]) -> None:
+        write_file(self.folder / DESCRIBED, json.dumps(description, indent=1).encode())
+
+    def table(self, name: str, size: int) -> "LanceTable":
+        return LanceTable(self.database.create_table(name, schema=schema(size), exist_ok=True))
+
+    def tables(self) -> list[str]:
+        return list(self.database.table_names(limit=1000))
+
+    def drop(self, name: str) -> None:
+        self.database.drop_table(name)
+
+    def keep_model(self, run: Path, sha256: str) -> str:
+        kept = f"models/{sha256[:12]}"
+        folder = self.folder / kept
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, DESCRIPTION):
+            write_file(folder / name, (run / name).read_bytes())
+        for other in (self.folder / "models").iterdir():
+            if other != folder and not self._in_use(other.name):
+                shutil.rmtree(other)
+        return kept
+
+    def model(self, kept: str) -> Path:
+        return self.folder / kept
+
+    def _in_use(self, name: str) -> bool:
+        description = self.description()
+        return description is not None and description["model"]["kept"] == f"models/{name}"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"a catalogue is a folder that can be written to, and {self.folder} cannot be ({error.strerror}); "
+                "name another with --catalog"
+            ) from error
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+            except BlockingIOError:
+                log.warning("%s: another process is writing into it; waiting for that", self.folder)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+class LanceTable:
+    """The pictures as one model sees them, in one Lance table."""
+
+    def __init__(self, table: lancedb.table.Table) -> None:
+        self.table = table
+        self.schema = table.schema
+        self.size: int = self.schema.field("vector").type.list_size
+
+    def count(self) -> int:
+        return int(self.table.count_rows())
+
+    def records(self) -> Iterator[Record]:
+        for batch in self.table.search().select(KNOWN).to_batches():
+            yield from (Record(**row) for row in batch.to_pylist())
+
+    def entries(self, ids: Sequence[str]) -> list[Entry]:
+        if not ids:
+            return []
+        found = self.table.search().where(f"id IN ({', '.join(map(quoted, ids))})").limit(len(ids)).to_arrow()
+        vectors = matrix(found["vector"], self.size)
+        rows = found.drop_columns(["vector"]).to_pylist()
+        return [Entry(record(row), row["thumbnail"], vector) for row, vector in zip(rows, vectors, strict=True)]
+
+    def vectors(self) -> tuple[list[str], Vectors]:
+        found = self.table.search().select(["id", "vector"]).to_arrow()
+        return found["id"].to_pylist(), matrix(found["vector"], self.size)
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        columns = {name: [getattr(entry.record, name) for entry in entries] for name in KNOWN}
+        vectors = np.concatenate([entry.vector for entry in entries])
+        arrays = {
+            **columns,
+            "thumbnail": [entry.thumbnail for entry in entries],
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors, pa.float32()), self.size),
+        }
+        rows = pa.table(arrays, schema=self.schema)
+        self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), 1000):
+            self.table.delete(f"id IN ({', '.join(map(quoted, ids[start : start + 1000]))})")
+
+    def nearest(self, queries: Vectors, k: int, label: str | None = None) -> list[list[Found]]:
+        search = self.table.search(queries, vector_column_name="vector").distance_type("l2").limit(k)
+        search = search.ef(max(EXPLORED, 2 * k)).refine_factor(REFINED).select([*KNOWN, "_distance"])
+        if label is not None:
+            search = search.where(f"label = {quoted(label)}", prefilter=True)
+        hits: list[list[Found]] = [[] for _ in queries]
+        for row in search.to_list():
+            hits[row.get("query_index", 0)].append((record(row), float(max(row["_distance"], 0.0) ** 0.5)))
+        return [sorted(each, key=lambda found: (found[1], found[0].path)) for each in hits]
+
+    def settle(self) -> None:
+        if self.count() < INDEXED_FROM:
+            beside = 0
+        elif not self.table.list_indices():
+            self.table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1))
+            beside = 0
+        else:
+            beside = self.table.index_stats(self.table.list_indices()[0].name).num_unindexed_rows
+        if beside > LEFT_OUT or self.table.stats()["fragment_stats"]["num_fragments"] > PIECES:
+            self.table.optimize(cleanup_older_than=KEPT)
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def record(row: dict[str, Any]) -> Record:
+    return Record(**{name: row[name] for name in KNOWN})
+
+
+def matrix(column: pa.ChunkedArray, size: int) -> Vectors:
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(-1, size)
