@@ -83,7 +83,7 @@ def calibrate(embeddings: NDArray[np.float32], labels: NDArray[np.int64], held_o
             torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist")
             .masked_fill_(own[:, None] == y, torch.inf)
             .amin(dim=1)
-            for rows, own in zip(x.split(TILE), y.split(TILE), strict=True)
+            for rows, own in zip(torch.split(x, TILE), torch.split(y, TILE), strict=True)
         ]
     )
     ascending = np.sort(nearest.double().numpy())

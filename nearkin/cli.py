@@ -181,9 +181,7 @@ def data(arguments: list[str]) -> None:
 
 def index(arguments: list[str]) -> None:
     parser = Parser("index", "Embed a folder of pictures into a catalogue; only what is new or changed is read.")
-    parser.usage = (
-        "nearkin index RUN PHOTOS --catalog C [--prune]  |  nearkin index --upgrade RUN --catalog C [--prune]"
-    )
+    parser.usage = "nearkin index RUN PHOTOS --catalog C [--prune], or: nearkin index --upgrade RUN --catalog C"
     parser.add_argument("run", type=Path, nargs="?", help="folder of the run whose model embeds them")
     parser.add_argument("photos", type=Path, nargs="?", help="folder of pictures; a sub-folder is the label of its own")
     parser.add_argument("--catalog", required=True, metavar="C", help="its folder, or http://HOST:19530 of a Milvus")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class Catalog:
 
     def embed(self, images: Source | Sequence[Source], crop: Crop | None = None) -> Vectors:
         """The embedding (D,) of a picture, or the mean of several, on the unit sphere if the model's are."""
-        several = list(images) if isinstance(images, list | tuple) else [images]
+        several: list[Source] = list(images) if isinstance(images, list | tuple) else [cast(Source, images)]
         if not several:
             raise InputError("expected one or more pictures to search with, got none")
         if crop is not None:

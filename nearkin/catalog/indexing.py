@@ -1,7 +1,7 @@
 """Pictures -> a catalogue: what is new or changed is embedded, the rest is left alone.
 
-Every group of pictures that was embedded is written at once and stays, whatever becomes of the process: the same command
-goes on where it was stopped.
+Every group of pictures that was embedded is written at once and stays, whatever becomes of the process: the same
+command goes on where it was stopped.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -199,14 +200,15 @@ def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
     return Done(embedded, kept, [], unread, len(unread))
 
 
-def existing(store: Store) -> dict[str, object]:
+def existing(store: Store) -> dict[str, Any]:
+    """The description of a catalogue that has to be there."""
     description = store.description()
     if description is None:
         raise InputError(f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS")
     return description
 
 
-def describe(store: Store, run: Path, model: Model) -> dict[str, object]:
+def describe(store: Store, run: Path, model: Model) -> dict[str, Any]:
     """The description of a catalogue whose pictures this model embeds; keeps the model."""
     kept = store.keep_model(run, model.sha256)
     architecture = model.architecture
@@ -290,7 +292,7 @@ def prepare(job: Job, known: dict[str, Record], preprocessing: Preprocessing) ->
 def views(data: bytes, path: str, preprocessing: Preprocessing) -> tuple[Picture, bytes]:
     """What the model sees of a file's content, exactly as of the same file in a search; and a small copy, JPEG."""
     file = io.BytesIO(data)
-    file.name = path  # type: ignore[attr-defined]
+    file.name = path
     picture = read_image(file, at_least=preprocessing.side)
     square = to_square(picture, preprocessing.side, preprocessing.fit)
     if min(picture.shape[:2]) < THUMBNAIL:  # a JPEG may have been decoded too small for a copy
@@ -306,7 +308,7 @@ def write(table: Table, model: Model, ready: Iterable[Ready]) -> None:
     entries = []
     if seen:
         squares = torch.from_numpy(np.stack([square for _, square in seen])).permute(0, 3, 1, 2)
-        vectors = model.run(squares.split(model.batch))
+        vectors = model.run(torch.split(squares, model.batch))
         entries = [Entry(each.record, each.thumbnail, vector) for (each, _), vector in zip(seen, vectors, strict=True)]
     renamed = {each.record.id: each.record for each in ready if each.square is None}
     entries += [Entry(renamed[old.record.id], old.thumbnail, old.vector) for old in table.entries(list(renamed))]

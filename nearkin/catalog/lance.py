@@ -19,6 +19,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import HnswSq
+from lancedb.query import LanceVectorQueryBuilder
 
 from nearkin.catalog.store import Entry, Found, Record, Vectors
 from nearkin.embed import DESCRIPTION, WEIGHTS
@@ -45,7 +46,7 @@ EXPLORED = 100
 REFINED = 2
 """Times k, the candidates whose distances are computed from the vectors themselves: the graph holds them in 8 bits."""
 
-DESCRIBED = "catalog.json"
+DESCRIBED, INDEX = "catalog.json", "vector_idx"
 KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
 
 
@@ -180,8 +181,15 @@ class LanceTable:
             self.table.delete(f"id IN ({', '.join(map(quoted, ids[start : start + 1000]))})")
 
     def nearest(self, queries: Vectors, k: int, label: str | None = None) -> list[list[Found]]:
-        search = self.table.search(queries, vector_column_name="vector").distance_type("l2").limit(k)
-        search = search.ef(max(EXPLORED, 2 * k)).refine_factor(REFINED).select([*KNOWN, "_distance"])
+        search = self.table.search(queries, vector_column_name="vector")
+        assert isinstance(search, LanceVectorQueryBuilder)
+        search = (
+            search.distance_type("l2")
+            .limit(k)
+            .ef(max(EXPLORED, 2 * k))
+            .refine_factor(REFINED)
+            .select([*KNOWN, "_distance"])
+        )
         if label is not None:
             search = search.where(f"label = {quoted(label)}", prefilter=True)
         hits: list[list[Found]] = [[] for _ in queries]
@@ -192,12 +200,13 @@ class LanceTable:
     def settle(self) -> None:
         if self.count() < INDEXED_FROM:
             beside = 0
-        elif not self.table.list_indices():
-            self.table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1))
+        elif (state := self.table.index_stats(INDEX)) is None:
+            self.table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1), name=INDEX)
             beside = 0
         else:
-            beside = self.table.index_stats(self.table.list_indices()[0].name).num_unindexed_rows
-        if beside > LEFT_OUT or self.table.stats()["fragment_stats"]["num_fragments"] > PIECES:
+            beside = state.num_unindexed_rows
+        pieces: int = self.table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[index]
+        if beside > LEFT_OUT or pieces > PIECES:
             self.table.optimize(cleanup_older_than=KEPT)
 
 

@@ -1,0 +1,1 @@
+"""A catalogue as a web page and an API: `nearkin serve`."""

@@ -1,0 +1,164 @@
+"""What stands between the network and the application: size of bodies, who may ask, how many at once, headers.
+
+Plain ASGI: it sees every request before any of it is read.
+"""
+
+import hmac
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nearkin.serve.problems import Problem
+from nearkin.serve.uploads import MOST_BYTES
+
+MOST_AT_ONCE = 128
+"""Requests that are being answered; those beyond are told at once to come again."""
+
+COOKIE = "nearkin_token"
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; img-src 'self' blob: data:; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """An application behind limits.
+
+    Args:
+        app: What answers.
+        token: What a request has to show; None lets all in.
+        hosts: Names under which the server may be asked; empty allows all. A page elsewhere that has its own name
+            resolve to this machine (DNS rebinding) does not know one of these.
+        most_at_once: As `MOST_AT_ONCE`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None, hosts: Sequence[str] = (), most_at_once: int = MOST_AT_ONCE
+    ) -> None:
+        self.app, self.token, self.hosts, self.most_at_once = app, token, frozenset(hosts), most_at_once
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                more = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        try:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            self.check(scope, headers)
+        except Problem as problem:
+            await refuse(problem, send_with_headers)
+            return
+        if (
+            self.token is not None
+            and scope["path"] == "/"
+            and "token" in parse_qs(scope["query_string"].decode("latin-1"))
+        ):
+            await welcome(self.token, send_with_headers)
+            return
+        self.running += 1
+        try:
+            await self.app(scope, Limited(receive), send_with_headers)
+        finally:
+            self.running -= 1
+
+    def check(self, scope: Scope, headers: dict[str, str]) -> None:
+        """Let a request pass.
+
+        Raises:
+            Problem: Not this one.
+        """
+        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        if self.hosts and host not in self.hosts:
+            raise Problem(HTTPStatus.MISDIRECTED_REQUEST, f"this server is not {host or 'without a name'}")
+        if self.token is not None and scope["path"] != "/api/health" and not self.knows(scope, headers):
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED, "expected the token: open /?token=TOKEN, or send Authorization: Bearer TOKEN"
+            )
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise Problem(HTTPStatus.BAD_REQUEST, "content-length is no number")
+        if int(length) > MOST_BYTES:
+            raise too_large()
+        if self.running >= self.most_at_once:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once, come again in a second")
+
+    def knows(self, scope: Scope, headers: dict[str, str]) -> bool:
+        """Whether a request shows the token: in its header, in the cookie, or, to the page alone, in its address."""
+        assert self.token is not None
+        shown = [headers.get("authorization", "").removeprefix("Bearer ")]
+        try:
+            cookie = SimpleCookie(headers.get("cookie", ""))
+            shown += [cookie[COOKIE].value] if COOKIE in cookie else []
+        except CookieError:
+            pass
+        if scope["path"] == "/":
+            shown += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        return any(hmac.compare_digest(each.encode(), self.token.encode()) for each in shown)
+
+
+class Limited:
+    """The body of a request, up to the limit, whatever its length was said to be."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive, self.bytes = receive, 0
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.bytes += len(message.get("body", b""))
+        if self.bytes > MOST_BYTES:
+            raise too_large()
+        return message
+
+
+def too_large() -> Problem:
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is too large, the limit is {MOST_BYTES // 2**20} MB")
+
+
+async def refuse(problem: Problem, send: Send) -> None:
+    body = json.dumps({"detail": problem.line}).encode()
+    headers: list[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),  # what is left of the body is not read
+    ]
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append((b"retry-after", b"1"))
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def welcome(token: str, send: Send) -> None:
+    """Keep the token in a cookie and take it out of the address, where others might read it."""
+    cookie: SimpleCookie[Any] = SimpleCookie()
+    cookie[COOKIE] = token
+    cookie[COOKIE].update({"httponly": True, "samesite": "Strict", "path": "/"})
+    headers = [
+        (b"location", b"/"),
+        (b"set-cookie", cookie[COOKIE].OutputString().encode()),
+        (b"cache-control", b"no-store"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,127 @@
+"""The map of a catalogue: all its pictures in the plane, quickly by principal components, then well by t-SNE.
+
+Shape key: n = pictures, D = embedding size.
+"""
+
+import logging
+import multiprocessing
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearkin.catalog import Catalog
+from nearkin.catalog.store import Vectors
+
+log = logging.getLogger("nearkin")
+
+EXACT = 5_000
+"""Pictures up to which t-SNE looks at every pair; beyond, neighbours and forces are approximate."""
+
+COMPONENTS = 50
+"""What t-SNE is given of longer embeddings, as van der Maaten and Hinton do: distances change little, time a lot."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each picture lies.
+
+    Args:
+        quality: "quick" are principal components, "good" is t-SNE.
+        ids: Of the pictures.
+        places: (n, 2), centred, the longer side spanning [-1, 1].
+    """
+
+    quality: Literal["quick", "good"]
+    ids: list[str]
+    places: NDArray[np.float32]
+
+
+class Maps:
+    """The newest layout of a catalogue; a better one is made by another process, at low priority."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.lock = Lock()
+        self.layout: Layout | None = None
+        self.of: tuple[str, int] | None = None  # the table and its number of pictures
+        self.worker: ProcessPoolExecutor | None = None
+        self.better: Future[NDArray[np.float32]] | None = None
+
+    def current(self, catalog: Catalog) -> Layout:
+        """The layout of the catalogue as it is now; the quick one until the good one is ready."""
+        with self.lock:
+            now = (catalog.description["table"], catalog.table.count())
+            if self.layout is None or self.of != now:
+                self._begin(catalog, now)
+            layout = self.layout
+            assert layout is not None
+            if layout.quality == "quick" and self.better is not None and self.better.done():
+                better, self.better = self.better, None
+                if better.exception() is None:
+                    layout = self.layout = Layout("good", layout.ids, better.result())
+                else:
+                    log.warning("the map stays a quick one: %s", better.exception())
+            return layout
+
+    def _begin(self, catalog: Catalog, now: tuple[str, int]) -> None:
+        ids, vectors = catalog.table.vectors()
+        components = principal_components(vectors, COMPONENTS)
+        self.layout, self.of = Layout("quick", ids, framed(components[:, :2])), now
+        if self.better is not None:
+            self.better.cancel()
+        if self.worker is None:
+            context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+            self.worker = ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(10,))
+        self.better = self.worker.submit(neighbourhoods, components, self.seed)
+
+    def close(self) -> None:
+        """End the other process."""
+        with self.lock:
+            if self.worker is not None:
+                for process in list(self.worker._processes.values()):
+                    process.terminate()
+                self.worker.shutdown(wait=False, cancel_futures=True)
+                self.worker = None
+
+
+def principal_components(vectors: Vectors, most: int) -> NDArray[np.float32]:
+    """Project (n, D) onto the directions of largest variance (n, most), zeros beyond D."""
+    centred = vectors - vectors.mean(axis=0, keepdims=True) if len(vectors) else vectors
+    _, axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
+    projected = centred @ axes[:, ::-1][:, :most].astype(np.float32)
+    return np.pad(projected, ((0, 0), (0, most - projected.shape[1])))
+
+
+def neighbourhoods(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Lay out points by t-SNE (n, 2), starting from their first two columns."""
+    from nearkin.plots.embedding_map import FEWEST_FOR_TSNE, embedding_map, perplexity
+
+    if len(points) <= EXACT or len(points) < FEWEST_FOR_TSNE or not points.any():
+        return embedding_map(points, seed).astype(np.float32)
+    from openTSNE import TSNE
+
+    start = points[:, :2] / points[:, 0].std() * 1e-4
+    tsne = TSNE(
+        perplexity=perplexity(len(points)),
+        initialization=start,
+        neighbors="annoy",
+        negative_gradient_method="fft",
+        n_jobs=max(1, (os.cpu_count() or 2) // 2),
+        random_state=seed,
+    )
+    return framed(np.asarray(tsne.fit(points), dtype=np.float32))
+
+
+def framed(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centre places (n, 2) and let the longer side span [-1, 1]."""
+    if not len(places):
+        return places
+    low, high = places.min(axis=0), places.max(axis=0)
+    half = float(np.max(high - low)) / 2
+    framed: NDArray[np.float32] = (places - (low + high) / 2) / (half or 1)
+    return framed
