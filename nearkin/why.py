@@ -1,8 +1,8 @@
 """Why two pictures are near: which regions of each carry the inner product of their embeddings.
 
 The gradient of the inner product by the last feature map, times the map, summed over channels: for average and max
-pooling with a linear layer behind, as here, that is each region's own share of the product, exactly (but for the bias).
-Where a head is deeper it is the first-order share (Selvaraju et al., "Grad-CAM", ICCV 2017, is its average over the map).
+pooling with a linear layer behind, as here, that is each region's own share of the product, exactly but for the bias.
+Where a head is deeper it is the share to first order (cf. Selvaraju et al., "Grad-CAM", ICCV 2017).
 
 Shape key: h, w = sides of the feature map, of the largest of several.
 """
@@ -33,9 +33,9 @@ def explain(model: Model, query: Picture, hit: Picture) -> Shares:
     images = centre_crop(pair, model.architecture.image.size).to(model.device)
     with torch.enable_grad():
         maps = [each.detach().requires_grad_() for each in model.embedder.maps(images)]
-        embeddings = F.normalize(model.embedder.embed_maps(maps))
-        # Each picture's regions against the other's embedding as it is.
-        product = (embeddings * embeddings.detach().flip(0)).sum()
+        embeddings = model.embedder.embed_maps(maps)
+        # Each picture's regions against the other's embedding, which is held as it is.
+        product = (embeddings * F.normalize(embeddings.detach()).flip(0)).sum()
         slopes = torch.autograd.grad(product, maps)
     side = max(each.shape[-1] for each in maps)
     share = sum(

@@ -92,6 +92,16 @@ def read_image(source: Source, at_least: int | None = None) -> Picture:
     raise TypeError(f"expected a path, bytes, a binary file, a Pillow image or an array, got {kind}")
 
 
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture in a file's content, as they are stored; only its header is read.
+
+    Raises:
+        UnreadableImage: It is no picture, or its header is damaged.
+    """
+    width, height = _open(io.BytesIO(data), "image").size
+    return width, height
+
+
 def to_square(picture: Picture, size: int, fit: Fit = "squash") -> Picture:
     """Resize a picture (H, W, 3), antialiased, to (size, size, 3).
 

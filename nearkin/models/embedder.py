@@ -32,7 +32,15 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pictures (N, 3, S, S), RGB in 0 to 255, to embeddings (N, D)."""
-        features = self.backbone(self.pixels(images))  # (N, C, h, w)
+        return self.embed_maps(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last feature map (N, C, h, w) of pictures (N, 3, S, S), alone in a list."""
+        return [self.backbone(self.pixels(images))]
+
+    def embed_maps(self, maps: list[Tensor]) -> Tensor:
+        """Map what `maps` returns to embeddings (N, D)."""
+        (features,) = maps
         pooled = features.mean(dim=(2, 3)) if self.pool == "avg" else features.amax(dim=(2, 3))
         embeddings: Tensor = self.head(pooled)
         return embeddings

@@ -66,7 +66,14 @@ class MultiLevelEmbedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pictures (N, 3, S, S), RGB in 0 to 255, to embeddings (N, L · D), level by level."""
-        maps = cast(Any, self.backbone).features(self.pixels(images), self.levels)
+        return self.embed_maps(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The feature maps (N, C, h, h) of the levels, in their order, of pictures (N, 3, S, S)."""
+        return list(cast(Any, self.backbone).features(self.pixels(images), self.levels))
+
+    def embed_maps(self, maps: list[Tensor]) -> Tensor:
+        """Map what `maps` returns to embeddings (N, L · D)."""
         return torch.cat([head(found) for head, found in zip(self.head, maps, strict=True)], dim=1)
 
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -112,7 +111,7 @@ class Guard:
         except CookieError:
             pass
         if scope["path"] == "/":
-            shown += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+            shown += query(scope).get("token", [])
         return any(hmac.compare_digest(each.encode(), self.token.encode()) for each in shown)
 
 
@@ -128,6 +127,11 @@ class Limited:
         if self.bytes > MOST_BYTES:
             raise too_large()
         return message
+
+
+def query(scope: Scope) -> dict[str, list[str]]:
+    """What stands behind the question mark of the address."""
+    return parse_qs(scope["query_string"].decode("latin-1"))
 
 
 def too_large() -> Problem:
@@ -151,12 +155,11 @@ async def refuse(problem: Problem, send: Send) -> None:
 
 async def welcome(token: str, send: Send) -> None:
     """Keep the token in a cookie and take it out of the address, where others might read it."""
-    cookie: SimpleCookie[Any] = SimpleCookie()
-    cookie[COOKIE] = token
-    cookie[COOKIE].update({"httponly": True, "samesite": "Strict", "path": "/"})
+    cookie = SimpleCookie({COOKIE: token})
+    kept = f"{cookie[COOKIE].OutputString()}; Path=/; HttpOnly; SameSite=Strict"
     headers = [
         (b"location", b"/"),
-        (b"set-cookie", cookie[COOKIE].OutputString().encode()),
+        (b"set-cookie", kept.encode()),
         (b"cache-control", b"no-store"),
         (b"content-length", b"0"),
     ]
