@@ -27,6 +27,7 @@ COMMANDS = {
     "data": "get or check a data set of the papers: cub200, cars196, sop",
     "index": "a folder of pictures -> a catalogue to search in; adds only what is new",
     "search": "the pictures of a catalogue that are nearest to one",
+    "serve": "a page, and an API, to look through a catalogue",
     "label": "name pictures of a new kind: searches then answer with the name",
     "compare": "configurations x seeds -> one table with intervals, and one page",
 }
@@ -84,6 +85,7 @@ def dispatch(arguments: list[str]) -> None:
         "index": index,
         "search": search,
         "label": label,
+        "serve": serve,
         "compare": compare,
     }
     run[command](rest)
@@ -245,6 +247,22 @@ def crop(text: str) -> tuple[int, ...]:
     if len(numbers) != 4:
         raise ValueError
     return numbers
+
+
+def serve(arguments: list[str]) -> None:
+    parser = Parser("serve", "A page, and an API, to look through a catalogue.")
+    parser.add_argument("catalog", help="its folder, or http://HOST:19530 of a Milvus")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--token", help="what requests have to show; needed for any address but this machine's own")
+    parser.add_argument("--run", type=Path, help="folder of the model's run, if the catalogue cannot find it")
+    options = parser.parse_args(arguments)
+    try:
+        from nearkin.serve.server import serve as start
+    except ModuleNotFoundError as error:
+        raise InputError("serve needs packages that are not here: pip install 'nearkin[serve]'") from error
+
+    start(options.catalog, options.host, options.port, options.token, options.run)
 
 
 def label(arguments: list[str]) -> None:

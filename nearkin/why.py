@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nearkin.data import centre_crop
 from nearkin.data.images import Picture
+from nearkin.data.preprocessing import Preprocessing
 from nearkin.embed import Model
 
 
@@ -47,3 +48,18 @@ def explain(model: Model, query: Picture, hit: Picture) -> Shares:
     share = share / share.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     of_query, of_hit = share.float().cpu().numpy()
     return Shares(of_query, of_hit)
+
+
+def region(image: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of a picture that the model sees: left, top, width and height as shares of the picture's sides.
+
+    With `fit="pad"` it reaches beyond the picture.
+    """
+    across, down = 1.0, 1.0
+    if image.fit == "crop":
+        across, down = min(width, height) / width, min(width, height) / height
+    elif image.fit == "pad":
+        across, down = max(width, height) / width, max(width, height) / height
+    kept = image.size / image.side
+    across, down = across * kept, down * kept
+    return (1 - across) / 2, (1 - down) / 2, across, down

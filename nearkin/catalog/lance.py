@@ -147,6 +147,9 @@ class LanceTable:
     def count(self) -> int:
         return int(self.table.count_rows())
 
+    def version(self) -> int:
+        return int(self.table.version)
+
     def records(self) -> Iterator[Record]:
         for batch in self.table.search().select(KNOWN).to_batches():
             yield from (Record(**row) for row in batch.to_pylist())

@@ -58,6 +58,9 @@ class Table(Protocol):
     def count(self) -> int:
         """Number of pictures."""
 
+    def version(self) -> int:
+        """A number that another write changes."""
+
     def records(self) -> Iterator[Record]:
         """All of them, in no order."""
 

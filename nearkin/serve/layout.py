@@ -1,13 +1,13 @@
-"""The map of a catalogue: all its pictures in the plane, quickly by principal components, then well by t-SNE.
+"""The map of a catalogue: its pictures in the plane, quickly by principal components, then well by t-SNE.
 
-Shape key: n = pictures, D = embedding size.
+Shape key: n = pictures on the map, D = embedding size.
 """
 
 import logging
 import multiprocessing
 import os
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Literal
 
@@ -18,6 +18,9 @@ from nearkin.catalog import Catalog
 from nearkin.catalog.store import Vectors
 
 log = logging.getLogger("nearkin")
+
+MOST = 50_000
+"""Pictures on the map; of more, as many by lot. A browser draws these without a stutter."""
 
 EXACT = 5_000
 """Pictures up to which t-SNE looks at every pair; beyond, neighbours and forces are approximate."""
@@ -33,12 +36,16 @@ class Layout:
     Args:
         quality: "quick" are principal components, "good" is t-SNE.
         ids: Of the pictures.
+        labels: Theirs.
         places: (n, 2), centred, the longer side spanning [-1, 1].
+        total: Pictures in the catalogue.
     """
 
     quality: Literal["quick", "good"]
     ids: list[str]
+    labels: list[str | None]
     places: NDArray[np.float32]
+    total: int
 
 
 class Maps:
@@ -48,32 +55,55 @@ class Maps:
         self.seed = seed
         self.lock = Lock()
         self.layout: Layout | None = None
-        self.of: tuple[str, int] | None = None  # the table and its number of pictures
+        self.of: tuple[str, int] | None = None  # the table and its version
+        self.contents: set[tuple[str, str]] = set()  # ids and content of what is on the map
         self.worker: ProcessPoolExecutor | None = None
         self.better: Future[NDArray[np.float32]] | None = None
 
     def current(self, catalog: Catalog) -> Layout:
-        """The layout of the catalogue as it is now; the quick one until the good one is ready."""
-        with self.lock:
-            now = (catalog.description["table"], catalog.table.count())
-            if self.layout is None or self.of != now:
-                self._begin(catalog, now)
-            layout = self.layout
-            assert layout is not None
-            if layout.quality == "quick" and self.better is not None and self.better.done():
-                better, self.better = self.better, None
-                if better.exception() is None:
-                    layout = self.layout = Layout("good", layout.ids, better.result())
-                else:
-                    log.warning("the map stays a quick one: %s", better.exception())
-            return layout
+        """The layout of the catalogue as it is now; the quick one until the good one is ready.
 
-    def _begin(self, catalog: Catalog, now: tuple[str, int]) -> None:
-        ids, vectors = catalog.table.vectors()
-        components = principal_components(vectors, COMPONENTS)
-        self.layout, self.of = Layout("quick", ids, framed(components[:, :2])), now
-        if self.better is not None:
-            self.better.cancel()
+        While the good one is being made, pictures that are added meanwhile are not on the map.
+        """
+        with self.lock:
+            if self.better is not None and self.better.done():
+                self._take()
+            now = (catalog.description["table"], catalog.table.version())
+            if self.layout is None or (self.of != now and self.better is None):
+                self._look(catalog)
+                self.of = now
+            assert self.layout is not None
+            return self.layout
+
+    def _take(self) -> None:
+        assert self.better is not None and self.layout is not None
+        better, self.better = self.better, None
+        if better.exception() is None:
+            self.layout = replace(self.layout, quality="good", places=better.result())
+        else:
+            log.warning("the map stays a quick one: %s", better.exception())
+
+    def _look(self, catalog: Catalog) -> None:
+        records = {record.id: record for record in catalog.table.records()}
+        # Ids are hashes: the first of them in order are a sample by lot, and the same one each time.
+        ids = sorted(records)[:MOST]
+        contents = {(id, records[id].sha256) for id in ids}
+        labels = [records[id].label for id in ids]
+        if (
+            self.layout is not None
+            and contents == self.contents
+            and self.of
+            and self.of[0] == catalog.description["table"]
+        ):
+            self.layout = replace(self.layout, labels=labels, total=len(records))
+            return
+        all_ids, vectors = catalog.table.vectors()
+        row = {id: i for i, id in enumerate(all_ids)}
+        ids = [id for id in ids if id in row]  # what was removed between the two looks is not on the map
+        components = principal_components(vectors[[row[id] for id in ids]], COMPONENTS)
+        labels = [records[id].label for id in ids]
+        self.layout = Layout("quick", ids, labels, framed(components[:, :2]), len(records))
+        self.contents = contents
         if self.worker is None:
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
             self.worker = ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(10,))
@@ -99,16 +129,15 @@ def principal_components(vectors: Vectors, most: int) -> NDArray[np.float32]:
 
 def neighbourhoods(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Lay out points by t-SNE (n, 2), starting from their first two columns."""
-    from nearkin.plots.embedding_map import FEWEST_FOR_TSNE, embedding_map, perplexity
+    from nearkin.plots.embedding_map import embedding_map, perplexity
 
-    if len(points) <= EXACT or len(points) < FEWEST_FOR_TSNE or not points.any():
-        return embedding_map(points, seed).astype(np.float32)
+    if len(points) <= EXACT or not points.any():
+        return embedding_map(points, seed).astype(np.float32) if len(points) else points[:, :2]
     from openTSNE import TSNE
 
-    start = points[:, :2] / points[:, 0].std() * 1e-4
     tsne = TSNE(
         perplexity=perplexity(len(points)),
-        initialization=start,
+        initialization=1e-4 * points[:, :2] / points[:, 0].std(),
         neighbors="annoy",
         negative_gradient_method="fft",
         n_jobs=max(1, (os.cpu_count() or 2) // 2),
@@ -123,5 +152,5 @@ def framed(places: NDArray[np.float32]) -> NDArray[np.float32]:
         return places
     low, high = places.min(axis=0), places.max(axis=0)
     half = float(np.max(high - low)) / 2
-    framed: NDArray[np.float32] = (places - (low + high) / 2) / (half or 1)
-    return framed
+    within: NDArray[np.float32] = (places - (low + high) / 2) / (half or 1)
+    return within

@@ -1,0 +1,258 @@
+"""The application behind the page and the API.
+
+Whatever takes a processor's time runs in threads, as many at once as there are processors: those waiting for their turn
+hold nothing but their request.
+"""
+
+import io
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.resources import files
+from mimetypes import guess_type
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from nearkin.catalog import Answer, Catalog
+from nearkin.catalog.answers import as_json
+from nearkin.catalog.catalog import FALSE_MATCHES, Crop, cropped
+from nearkin.catalog.store import Entry
+from nearkin.data.images import Picture, UnreadableImage, read_image
+from nearkin.errors import InputError
+from nearkin.serve.live import Live
+from nearkin.serve.problems import Problem
+from nearkin.serve.uploads import read_upload
+from nearkin.why import explain, region
+
+PAGE = files("nearkin.serve") / "page"
+ASSETS = {each.name: each.read_bytes() for each in PAGE.iterdir() if each.name.endswith((".html", ".css", ".js"))}
+SHOWN = 1024
+"""Longer side, in pixels, of a picture that is shown whole."""
+
+T = TypeVar("T")
+
+Id = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="Of a picture in the catalogue")]
+K = Annotated[int, Query(ge=1, le=200, description="Hits, at most")]
+Label = Annotated[str | None, Query(max_length=1000, description="Only among the pictures of this label")]
+CropText = Annotated[
+    str | None,
+    Query(
+        alias="crop",
+        pattern=r"^\d{1,6},\d{1,6},\d{1,6},\d{1,6}$",
+        description="x,y,w,h: the part of the query that is meant, in pixels of the upright picture",
+    ),
+]
+Rate = Annotated[float, Query(gt=0, lt=1, description="Share of the queries of unknown kinds that may find a match")]
+From = Annotated[
+    str | None,
+    Query(alias="from", pattern="^[0-9a-f]{32}$", description="The query, a picture of the catalogue; else the body"),
+]
+
+PICTURE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "description": "The bytes of a picture's file",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+NO: dict[int | str, dict[str, Any]] = {
+    status: {"description": "One line in `detail`"} for status in (400, 401, 404, 413, 415, 421, 422, 503)
+}
+
+
+def create_app(live: Live) -> FastAPI:
+    """The page and the API of a catalogue."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        live.close()
+
+    app = FastAPI(
+        title="nearkin",
+        summary="Search by picture",
+        lifespan=lifespan,
+        docs_url=None,  # these two fetch their scripts from elsewhere; /docs below does not
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        responses=NO,
+    )
+    turns = BoundedSemaphore(os.cpu_count() or 1)
+
+    async def work(task: Callable[[Catalog], T]) -> T:
+        def in_turn() -> T:
+            with turns:
+                return live.ask(task)
+
+        return await run_in_threadpool(in_turn)
+
+    @app.exception_handler(Problem)
+    async def refused(request: Request, problem: Problem) -> JSONResponse:
+        return JSONResponse({"detail": problem.line}, problem.status)
+
+    @app.exception_handler(InputError)
+    async def wrong(request: Request, error: InputError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, HTTPStatus.BAD_REQUEST)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+    @app.exception_handler(HTTPException)
+    async def no_such(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+    @app.post("/api/search", summary="The pictures nearest to an upload", openapi_extra=PICTURE_BODY)
+    async def search(
+        request: Request, k: K = 24, label: Label = None, crop: CropText = None, false_matches: Rate = FALSE_MATCHES
+    ) -> dict[str, Any]:
+        data = await request.body()
+
+        def task(catalog: Catalog) -> Answer:
+            picture = uploaded(data, catalog, crop)
+            return catalog.search(picture, k, label, false_matches=false_matches)
+
+        return shown(await work(task))
+
+    @app.get("/api/similar/{id}", summary="The pictures nearest to one of the catalogue")
+    async def similar(
+        id: Id, k: K = 24, label: Label = None, crop: CropText = None, false_matches: Rate = FALSE_MATCHES
+    ) -> dict[str, Any]:
+        def task(catalog: Catalog) -> Answer:
+            entry = entry_of(catalog, id)
+            vector = entry.vector if crop is None else catalog.embed(whole(entry), numbers(crop))
+            return catalog.nearest(vector, k, label, false_matches)
+
+        return shown(await work(task))
+
+    @app.post("/api/why/{id}", summary="Which regions of a query and a hit carry their similarity")
+    async def why(request: Request, id: Id, query: From = None, crop: CropText = None) -> dict[str, Any]:
+        data = await request.body()
+
+        def task(catalog: Catalog) -> dict[str, Any]:
+            hit = whole(entry_of(catalog, id))
+            asked = uploaded(data, catalog, None) if query is None else whole(entry_of(catalog, query))
+            part = asked if crop is None else cropped(asked, numbers(crop))
+            image = catalog.model.architecture.image
+            shares = explain(catalog.model, image.decode(part), image.decode(hit))
+            return {
+                name: {"share": share.round(3).tolist(), "region": region(image, picture.shape[1], picture.shape[0])}
+                for name, share, picture in (("query", shares.query, part), ("hit", shares.hit, hit))
+            }
+
+        return await work(task)
+
+    @app.get("/api/map", summary="Where the pictures lie on the map, and their labels")
+    async def where(request: Request) -> Response:
+        tag, body = await run_in_threadpool(live.map)
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(body, media_type="application/json", headers={**headers, "content-encoding": "gzip"})
+
+    @app.get("/api/thumbnail/{id}", summary="A small copy of a picture", response_class=Response)
+    async def thumbnail(id: Id) -> Response:
+        entry = await run_in_threadpool(live.ask, lambda catalog: entry_of(catalog, id))
+        return Response(entry.thumbnail, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
+
+    @app.get("/api/picture/{id}", summary="A picture, upright, at most 1,024 pixels", response_class=Response)
+    async def picture(id: Id) -> Response:
+        jpeg = await work(lambda catalog: as_jpeg(whole(entry_of(catalog, id))))
+        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
+
+    @app.get("/api/size/{id}", summary="Width and height of a picture, in pixels")
+    async def size(id: Id) -> dict[str, int]:
+        height, width, _ = await work(lambda catalog: whole(entry_of(catalog, id)).shape)
+        return {"width": width, "height": height}
+
+    @app.get("/api/health", summary="Whether the server answers, and with what")
+    async def health() -> dict[str, Any]:
+        return await run_in_threadpool(live.health)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return asset("api.html")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return asset("index.html")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    async def assets(name: str) -> Response:
+        if name not in ASSETS:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is no such file")
+        return asset(name)
+
+    return app
+
+
+def asset(name: str) -> Response:
+    return Response(ASSETS[name], media_type=guess_type(name)[0], headers={"cache-control": "no-cache"})
+
+
+def numbers(crop: str) -> Crop:
+    x, y, width, height = map(int, crop.split(","))
+    return x, y, width, height
+
+
+def uploaded(data: bytes, catalog: Catalog, crop: str | None) -> Picture:
+    """The upload, or the part of it that is meant."""
+    if crop is None:
+        return read_upload(data, at_least=catalog.model.architecture.image.side)
+    return cropped(read_upload(data), numbers(crop))
+
+
+def entry_of(catalog: Catalog, id: str) -> Entry:
+    """A picture of the catalogue.
+
+    Raises:
+        Problem: It is not there (any more).
+    """
+    found = catalog.table.entries([id])
+    if not found:
+        raise Problem(HTTPStatus.NOT_FOUND, "the catalogue holds no such picture")
+    return found[0]
+
+
+def whole(entry: Entry) -> Picture:
+    """The picture itself, from its file.
+
+    Raises:
+        Problem: The file is gone or damaged.
+    """
+    try:
+        return read_image(Path(entry.record.path))
+    except (OSError, UnreadableImage) as error:
+        name = Path(entry.record.path).name
+        raise Problem(HTTPStatus.NOT_FOUND, f"the file of {name} is gone or damaged since it was indexed") from error
+
+
+def as_jpeg(picture: Picture) -> bytes:
+    image = Image.fromarray(picture)
+    image.thumbnail((SHOWN, SHOWN), reducing_gap=2.0)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def shown(answer: Answer) -> dict[str, Any]:
+    """The answer for the page: of a path its last two names, for whose disk it was is nobody's business."""
+    told = as_json(answer)
+    for hit, each in zip(told["hits"], answer.hits, strict=True):
+        hit["id"] = each.id
+        hit["path"] = "/".join(Path(each.path).parts[-2:])
+    return told

@@ -1,0 +1,80 @@
+"""A catalogue that is being served while others write into it."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from nearkin.catalog import Catalog
+from nearkin.serve.layout import Layout, Maps
+
+T = TypeVar("T")
+
+
+class Live:
+    """The catalogue as it is now: another model is taken up as soon as the catalogue has changed over to it.
+
+    Args:
+        where: Its place.
+        run: Folder of the model's run, if the catalogue cannot find it.
+    """
+
+    def __init__(self, where: str, run: Path | None = None) -> None:
+        self.where, self.run = where, run
+        self.lock = Lock()
+        self.catalog = Catalog.open(where, run)
+        self.maps = Maps()
+        self.packed: tuple[Layout, str, bytes] | None = None
+
+    def current(self) -> Catalog:
+        """The catalogue, opened again if it has changed over to another model."""
+        with self.lock:
+            if self.catalog.store.description() != self.catalog.description:
+                self.catalog = Catalog.open(self.where, self.run)
+            return self.catalog
+
+    def ask(self, task: Callable[[Catalog], T]) -> T:
+        """Do a task; once more if the catalogue changed over meanwhile and took the table away."""
+        catalog = self.current()
+        try:
+            return task(catalog)
+        except Exception:
+            if self.current() is catalog:
+                raise
+            return task(self.catalog)
+
+    def map(self) -> tuple[str, bytes]:
+        """The map as JSON, gzipped, and a tag that changes with it."""
+        layout = self.ask(self.maps.current)
+        with self.lock:
+            if self.packed is None or self.packed[0] is not layout:
+                number = self.packed[1].strip('"').partition("-")[2] if self.packed else "0"
+                tag = f'"{layout.quality}-{int(number) + 1}"'
+                self.packed = layout, tag, gzip.compress(json.dumps(packed(layout)).encode(), 5)
+            return self.packed[1:]
+
+    def health(self) -> dict[str, Any]:
+        """That it answers, and what it holds."""
+        catalog = self.current()
+        return {"status": "ok", "pictures": catalog.table.count(), "model": catalog.model.sha256[:12]}
+
+    def close(self) -> None:
+        """Stop what runs beside."""
+        self.maps.close()
+
+
+def packed(layout: Layout) -> dict[str, Any]:
+    """A layout for JSON: of each picture its id, its place, and its label as an index into the names, or -1."""
+    names = sorted({label for label in layout.labels if label is not None})
+    number = {name: i for i, name in enumerate(names)} | {None: -1}
+    return {
+        "quality": layout.quality,
+        "ids": layout.ids,
+        "x": layout.places[:, 0].round(4).tolist(),
+        "y": layout.places[:, 1].round(4).tolist(),
+        "labels": [number[label] for label in layout.labels],
+        "names": names,
+        "total": layout.total,
+    }

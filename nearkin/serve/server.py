@@ -1,0 +1,57 @@
+"""`nearkin serve`: uvicorn on one address, until Ctrl-C."""
+
+import logging
+import socket
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from nearkin.errors import InputError
+from nearkin.serve.app import create_app
+from nearkin.serve.guard import Guard
+from nearkin.serve.live import Live
+
+log = logging.getLogger("nearkin")
+
+LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+def serve(
+    where: str, host: str = "127.0.0.1", port: int = 8000, token: str | None = None, run: Path | None = None
+) -> None:
+    """Serve a catalogue until the process is told to stop.
+
+    Args:
+        where: Place of the catalogue.
+        host: Address to listen on.
+        port: Its port; 0 takes a free one.
+        token: What requests have to show; needed for any address but this machine's own.
+        run: Folder of the model's run, if the catalogue cannot find it.
+
+    Raises:
+        InputError: There is no catalogue; the address cannot be listened on, or is open to others without a token.
+    """
+    if token is None and host not in LOCAL:
+        raise InputError(f"--host {host} lets others in: add --token SECRET, or listen on 127.0.0.1")
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise InputError("--token expects printable ASCII without spaces")
+    live = Live(where, run)
+    torch.set_num_threads(1)  # requests run side by side
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host.strip("[]"), port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"cannot listen on {host}:{port} ({reason}); name another with --host or --port"
+            ) from error
+        port = listening.getsockname()[1]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        print(f"{live.catalog.table.count():,} pictures at {address}{'?token=' + token if token else ''}", flush=True)
+        print("Ctrl-C stops it", flush=True)
+        app = Guard(create_app(live), token, LOCAL if token is None else ())
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=10, server_header=False)
+        uvicorn.Server(config).run(sockets=[listening])
