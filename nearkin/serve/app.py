@@ -135,7 +135,9 @@ def create_app(live: Live) -> FastAPI:
 
         return shown(await work(task))
 
-    @app.post("/api/why/{id}", summary="Which regions of a query and a hit carry their similarity")
+    @app.post(
+        "/api/why/{id}", summary="Which regions of a query and a hit carry their similarity", openapi_extra=PICTURE_BODY
+    )
     async def why(request: Request, id: Id, query: From = None, crop: CropText = None) -> dict[str, Any]:
         data = await request.body()
 

@@ -76,7 +76,8 @@ class Maps:
             return self.layout
 
     def _take(self) -> None:
-        assert self.better is not None and self.layout is not None
+        assert self.better is not None
+        assert self.layout is not None
         better, self.better = self.better, None
         if better.exception() is None:
             self.layout = replace(self.layout, quality="good", places=better.result())

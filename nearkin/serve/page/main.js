@@ -134,32 +134,27 @@ function card(hit) {
     element("span", { class: "text" }, element("span", { class: "label" }, hit.label ?? ""),
       element("span", { class: "path" }, hit.path ?? "")));
   open.addEventListener("click", () => go(hit.id));
-  const item = element("li", { class: `card hit${hit.match === false ? " far" : ""}`, "data-id": hit.id }, open);
+  const item = element("li", { class: "card hit", "data-id": hit.id }, open);
   if (hit.distance !== undefined) {
     const reason = element("button", { type: "button", "aria-label": `Why ${name}` }, "Why");
-    reason.addEventListener("click", () => why.open(describe(), hit));
+    reason.addEventListener("click", () => explain(hit));
     item.append(element("div", { class: "foot" }, element("span", { class: "distance" }, hit.distance.toFixed(3)), reason));
   }
   return item;
 }
 
-/** The query for the dialog: what to send, and a picture of what was meant. */
-function describe() {
-  const asked = query;
-  return {
-    ...asked,
-    get crop() { return this.text; },
-    text: null,
-    async shown() {
-      this.text = await cropText();
-      if (!crop.frame) return asked.source;
-      const { frame } = crop;
-      const [w, h] = [image.naturalWidth, image.naturalHeight];
-      const part = new OffscreenCanvas(Math.max(1, frame.w * w), Math.max(1, frame.h * h));
-      part.getContext("2d").drawImage(image, -frame.x * w, -frame.y * h);
-      return URL.createObjectURL(await part.convertToBlob());
-    },
-  };
+async function explain(hit) {
+  await why.open({ ...query, crop: await cropText(), source: await meant() }, hit);
+}
+
+/** The address of what is meant: the query, or the part of it in the frame. */
+async function meant() {
+  if (!crop.frame) return query.source;
+  const { x, y, w, h } = crop.frame;
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const part = new OffscreenCanvas(Math.max(1, w * width), Math.max(1, h * height));
+  part.getContext("2d").drawImage(image, -x * width, -y * height);
+  return URL.createObjectURL(await part.convertToBlob());
 }
 
 // The catalogue

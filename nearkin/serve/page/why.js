@@ -8,12 +8,12 @@ export class Why {
     byId("why-close").addEventListener("click", () => this.dialog.close());
   }
 
-  /** `query` is { id } or { file }, with `crop` and the address `shown` of what is seen of it. */
+  /** `query` is { id } or { file }, with `crop`, and `source`, the address of what is meant by it. */
   async open(query, hit) {
     const images = [byId("why-query"), byId("why-hit")];
     const canvases = [...this.dialog.querySelectorAll("canvas.heat")];
     for (const canvas of canvases) canvas.width = canvas.height = 0;
-    images[0].src = await query.shown();
+    images[0].src = query.source;
     images[1].src = picture(hit.id);
     byId("why-name").textContent = hit.label ?? hit.path;
     byId("why-state").textContent = "Looking …";
