@@ -116,7 +116,7 @@ class Maps:
             if self.worker is not None:
                 for process in list(self.worker._processes.values()):
                     process.terminate()
-                self.worker.shutdown(wait=False, cancel_futures=True)
+                self.worker.shutdown(cancel_futures=True)
                 self.worker = None
 
 
