@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet --editable .
+	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[serve]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nearkin.run_folder import RunFolder
 
 COMMANDS = {
-    "demo": "built-in glyphs: train, evaluate, report; minutes on 2 cores",
+    "demo": "built-in glyphs: train, evaluate, report, index, search; minutes on 2 cores",
     "train": "a folder of pictures -> a trained embedding, scored on unseen classes",
     "evaluate": "every metric of a run on unseen classes",
     "report": "one self-contained HTML page about a run",
@@ -337,16 +337,17 @@ def split_options(arguments: list[str], own: dict[str, int]) -> tuple[list[str],
 
 
 def demo(arguments: list[str]) -> None:
-    parser = Parser("demo", "Train on built-in glyphs, evaluate on characters never seen, write a report.")
+    parser = Parser("demo", "Train on built-in glyphs, evaluate on characters never seen, write a report, search.")
     parser.add_argument("--out", default="runs/demo", help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
-    from nearkin.demo import settings
+    from nearkin.demo import search_in_demo, settings
     from nearkin.report import write_report
 
     run = run_training(settings(absolute("--out", options.out), options.seed))
     print(f"report: {write_report(run.path)}")
+    print(search_in_demo(run))
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """The demo: the ordinary path, on pictures that are made on the spot."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,3 +41,29 @@ def settings(out: Path, seed: int) -> config.Settings:
         render_glyphs(pictures, seed=seed)
     settings = config.read(["--data", str(pictures), "--out", str(out), "--seed", str(seed), *OPTIONS])
     return replace(settings, flags=frozenset({"--overwrite"})) if earlier else settings
+
+
+def search_in_demo(run: RunFolder) -> str:
+    """Index the pictures of the characters that the run has never seen, search with one, and say what was found."""
+    from nearkin.catalog import Catalog, index
+    from nearkin.catalog.answers import as_text
+
+    where, pictures = run.path / "catalog", Path(run.config()["data"]["root"])
+    if where.exists():
+        shutil.rmtree(where)  # an earlier demo's, by another model
+    done = index(where, run.path, pictures)
+    unseen = run.result()["protocol"]["scored"]
+    query = sorted((pictures / unseen[len(unseen) // 2]).iterdir())[0]
+    catalog = Catalog.open(where)
+    # The query itself is in the catalogue, nearest of all.
+    answer = catalog.search(query, k=6)
+    return "\n".join(
+        [
+            f"catalogue: {where} ({done})",
+            "",
+            f"nearkin search {where} {query} -k 6",
+            as_text(answer, catalog.calibration),
+            "",
+            f"look through it: nearkin serve {where}",
+        ]
+    )
