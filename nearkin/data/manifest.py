@@ -102,13 +102,9 @@ def read_csv(file: Path) -> Iterator[Row]:
 
 
 def read_parquet(file: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise InputError(
-            f"{file}: Parquet needs a package that is not here: pip install 'nearkin[parquet]', or save it as CSV"
-        ) from None
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
     try:
         with ParquetFile(file) as opened:
             check_columns(file, opened.schema_arrow.names)

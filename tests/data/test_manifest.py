@@ -1,4 +1,3 @@
-import builtins
 
 import pyarrow as pa
 import pytest
@@ -167,17 +166,3 @@ def test_parquet_text_that_is_not_utf8(tmp_path, write):
     parquet.write_table(table, tmp_path / "list.parquet")
     with pytest.raises(InputError, match=r"list.parquet, row 1: not UTF-8"):
         read_manifest(tmp_path / "list.parquet")
-
-
-def test_parquet_without_its_package_says_what_to_install(write, monkeypatch):
-    file = write(ROWS, "parquet")
-    real = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(InputError, match=r"pip install 'nearkin\[parquet\]', or save it as CSV"):
-        read_manifest(file)
