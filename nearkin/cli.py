@@ -29,6 +29,7 @@ COMMANDS = {
     "search": "the pictures of a catalogue that are nearest to one",
     "serve": "a page, and an API, to look through a catalogue",
     "label": "name pictures of a new kind: searches then answer with the name",
+    "export": "the model of a run as one ONNX file",
     "compare": "configurations x seeds -> one table with intervals, and one page",
 }
 
@@ -86,6 +87,7 @@ def dispatch(arguments: list[str]) -> None:
         "search": search,
         "label": label,
         "serve": serve,
+        "export": export,
         "compare": compare,
     }
     run[command](rest)
@@ -277,6 +279,19 @@ def label(arguments: list[str]) -> None:
 
     done = catalog.name(options.catalog, options.name, options.images, options.run)
     print(f"{options.name}: {done}")
+
+
+def export(arguments: list[str]) -> None:
+    parser = Parser("export", "Write the model of a run as one ONNX file; its metadata say how to prepare pictures.")
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file; one that is there is lost")
+    options = parser.parse_args(arguments)
+
+    from nearkin.export import export_onnx
+
+    file = options.onnx.expanduser()
+    export_onnx(options.run, file)
+    print(f"model: {file} ({file.stat().st_size / 10**6:.1f} MB)")
 
 
 def compare(arguments: list[str]) -> None:

@@ -28,6 +28,9 @@ from nearkin.progress import track
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
+METRIC = "euclidean"
+"""The distance that compares embeddings."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -55,6 +58,28 @@ class Architecture:
     def width(self) -> int:
         """Length of the embeddings, all levels together."""
         return self.embedding_size * (len(self.levels) if self.levels else 1)
+
+
+class Network(nn.Module):
+    """Squares to embeddings as they are compared: on the unit sphere if the model was trained for that.
+
+    Args:
+        embedder: From pictures to raw embeddings.
+        architecture: What it is.
+    """
+
+    def __init__(self, embedder: AnyEmbedder, architecture: Architecture) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.architecture = architecture
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map pictures (n, 3, size, size), RGB in 0 to 255, to embeddings (n, D)."""
+        embeddings: Tensor = self.embedder(images)
+        if self.architecture.per_level_norm:
+            levels = embeddings.split(self.architecture.embedding_size, dim=1)
+            embeddings = torch.cat([F.normalize(level) for level in levels], dim=1)
+        return F.normalize(embeddings) if self.architecture.normalize else embeddings
 
 
 @dataclass
@@ -116,17 +141,11 @@ class Model:
     def run(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:
         """Embeddings of decoded batches, uint8 (n, 3, side, side) each."""
         training = self.embedder.training
-        self.embedder.eval()
+        network = Network(self.embedder, self.architecture).eval()
         rows = [np.empty((0, self.architecture.width), dtype=np.float32)]
         for batch in batches:
             images = centre_crop(batch, self.architecture.image.size).to(self.device)
-            embeddings = self.embedder(images)
-            if self.architecture.per_level_norm:
-                levels = embeddings.split(self.architecture.embedding_size, dim=1)
-                embeddings = torch.cat([F.normalize(level) for level in levels], dim=1)
-            if self.architecture.normalize:
-                embeddings = F.normalize(embeddings)
-            rows.append(embeddings.float().cpu().numpy())
+            rows.append(network(images).float().cpu().numpy())
         self.embedder.train(training)
         return np.concatenate(rows)
 
@@ -153,7 +172,7 @@ class Model:
         weights = save({key: value.contiguous() for key, value in self.embedder.state_dict().items()})
         description = {
             **asdict(self.architecture),
-            "metric": "euclidean",
+            "metric": METRIC,
             "sha256": hashlib.sha256(weights).hexdigest(),
             "trained_classes": self.trained_classes,
             "calibration": self.calibration and asdict(self.calibration),
