@@ -3,11 +3,12 @@
 Shape key: n = pictures, any number of them; size = side of the square that the model sees; D = embedding size.
 """
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,18 +54,23 @@ def export_onnx(run: str | Path, file: str | Path) -> None:
     held = sum(tensor.nbytes for tensor in model.embedder.state_dict().values())
     if held > LIMIT:
         raise InputError(
-            f"the model has {held / 10**9:.1f} GB of weights, an ONNX file holds {LIMIT / 10**9:.0f}; train a smaller one"
+            f"an ONNX file holds {LIMIT / 10**9:.0f} GB of weights, the model has {held / 10**9:.1f}; train a smaller one"
         )
     write_file(file, to_onnx(model))
 
 
 def to_onnx(model: Model) -> bytes:
-    """The content of the file."""
+    """The content of the file.
+
+    Raises:
+        InputError: The network does what ONNX cannot express.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     network = Network(model.embedder, model.architecture).cpu().eval()
     size = model.architecture.image.size
-    two = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # the exporter would take a dimension of 1 to be fixed
+    two = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of 1 the exporter would think that it can only be 1
+    failed = f"{model.architecture.backbone} cannot be written as ONNX ({{}}); train with another backbone"
     try:
         with quiet():
             program = torch.onnx.export(
@@ -76,11 +82,11 @@ def to_onnx(model: Model) -> bytes:
                 dynamo=True,
                 verbose=False,
             )
-    except torch.onnx.errors.OnnxExporterError as error:
-        reason = first_line(error.__cause__ or error)  # the exporter's own words are about itself
-        backbone = model.architecture.backbone
-        raise InputError(f"{backbone} cannot be written as ONNX ({reason}); train with another backbone") from error
-    ClearMetadataAndDocStringPass()(program.model)  # the exporter's: every node names this machine's source files
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(failed.format(first_line(error.__cause__ or error))) from error  # its own words are too many
+    if isinstance(program.model.graph.outputs[0].shape[0], int):  # the exporter gives up n without a word
+        raise InputError(failed.format("it would take no other number of pictures than the example's"))
+    ClearMetadataAndDocStringPass()(program.model)  # every node says where on this machine its source lies
     program.model.metadata_props.update({key: json.dumps(value) for key, value in describe(model).items()})
     return program.model_proto.SerializeToString()
 
@@ -94,6 +100,7 @@ def describe(model: Model) -> dict[str, object]:
         "size": image.size,
         "resize": image.side,
         "fit": image.fit,
+        "jpeg_draft": [2 * image.side] * 2,  # as in Pillow's `draft`: what `read_image` asks a JPEG for
         "resampling": "bilinear",
         "antialias": True,
         "crop": [start, start, image.size, image.size],  # left, top, width, height
@@ -110,22 +117,23 @@ def describe(model: Model) -> dict[str, object]:
 
 def steps(image: Preprocessing) -> list[str]:
     """From a picture to the network's input, for a person to read."""
-    start = (image.side - image.size) // 2
+    start, twice = (image.side - image.size) // 2, 2 * image.side
     return [
-        "decode to 8-bit RGB, upright as EXIF says, transparency on white",
+        "decode to 8-bit RGB, upright as EXIF says, transparency on white; a JPEG at the smallest of 1/8, 1/4 and 1/2 "
+        f'that leaves both sides {twice} pixels or more, as Pillow\'s draft("RGB", ({twice}, {twice})), else whole',
         f"{FITS[image.fit].format(image.side)}; bilinear, antialiased, rounded to whole numbers",
-        f"of that, take the {image.size} x {image.size} pixels that begin {start} from the left and {start} from the top",
+        f"of that, take the {image.size} x {image.size} pixels that begin {start} from the left and the top",
         f"colours first: uint8 (n, 3, {image.size}, {image.size}), 0 to 255; the network normalises them itself",
     ]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings and logs: the exporter's are about itself."""
+    """Without logs, warnings and output: the exporter's are about itself, and it prints what it cannot export."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
