@@ -77,8 +77,8 @@ class Network(nn.Module):
         """Map pictures (n, 3, size, size), RGB in 0 to 255, to embeddings (n, D)."""
         embeddings: Tensor = self.embedder(images)
         if self.architecture.per_level_norm:
-            levels = embeddings.split(self.architecture.embedding_size, dim=1)
-            embeddings = torch.cat([F.normalize(level) for level in levels], dim=1)
+            levels = torch.unflatten(embeddings, 1, (-1, self.architecture.embedding_size))  # (n, L, D of one)
+            embeddings = F.normalize(levels, dim=2).flatten(1)
         return F.normalize(embeddings) if self.architecture.normalize else embeddings
 
 

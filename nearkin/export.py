@@ -54,7 +54,7 @@ def export_onnx(run: str | Path, file: str | Path) -> None:
     held = sum(tensor.nbytes for tensor in model.embedder.state_dict().values())
     if held > LIMIT:
         raise InputError(
-            f"an ONNX file holds {LIMIT / 10**9:.0f} GB of weights, the model has {held / 10**9:.1f}; train a smaller one"
+            f"an ONNX file holds {LIMIT / 10**9:.0f} GB of weights, the model {held / 10**9:.1f}; train a smaller one"
         )
     write_file(file, to_onnx(model))
 
@@ -84,11 +84,14 @@ def to_onnx(model: Model) -> bytes:
             )
     except torch.onnx.OnnxExporterError as error:
         raise InputError(failed.format(first_line(error.__cause__ or error))) from error  # its own words are too many
-    if isinstance(program.model.graph.outputs[0].shape[0], int):  # the exporter gives up n without a word
+    assert program is not None
+    shape = program.model.graph.outputs[0].shape
+    if shape is None or isinstance(shape[0], int):  # the exporter gives up n without a word
         raise InputError(failed.format("it would take no other number of pictures than the example's"))
     ClearMetadataAndDocStringPass()(program.model)  # every node says where on this machine its source lies
     program.model.metadata_props.update({key: json.dumps(value) for key, value in describe(model).items()})
-    return program.model_proto.SerializeToString()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def describe(model: Model) -> dict[str, object]:

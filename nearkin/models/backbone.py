@@ -217,5 +217,5 @@ def some(names: Sequence[object], most: int = 20) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
