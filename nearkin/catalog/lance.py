@@ -89,7 +89,13 @@ class LanceStore:
         write_file(self.folder / DESCRIBED, json.dumps(description, indent=1).encode())
 
     def table(self, name: str, size: int) -> "LanceTable":
-        return LanceTable(self.database.create_table(name, schema=schema(size), exist_ok=True))
+        try:
+            return LanceTable(self.database.create_table(name, schema=schema(size), exist_ok=True))
+        except ValueError as error:
+            found = LanceTable(self.database.open_table(name)).size
+            raise InputError(
+                f"expected embeddings of {size} numbers in {name} of {self.where}, found {found}"
+            ) from error
 
     def tables(self) -> list[str]:
         return list(self.database.table_names(limit=1000))
@@ -169,6 +175,7 @@ class LanceTable:
     def put(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
+        entries = list({entry.record.id: entry for entry in entries}.values())  # a merge would keep both of two
         columns = {name: [getattr(entry.record, name) for entry in entries] for name in KNOWN}
         vectors = np.concatenate([entry.vector for entry in entries])
         arrays = {
