@@ -27,6 +27,7 @@ from nearkin.errors import InputError
 from nearkin.files import write_file
 
 log = logging.getLogger("nearkin")
+os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else Lance warns of them on every extension
 
 INDEXED_FROM = 10_000
 """Pictures. Below, looking at every one of them takes less than 25 ms."""

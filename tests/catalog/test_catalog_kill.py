@@ -1,0 +1,216 @@
+"""A catalogue in a folder whose writer is killed at any moment, is read by others meanwhile, or is one of two."""
+
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from multiprocessing.forkserver import ensure_running
+
+import numpy as np
+import pytest
+from test_store import SIZE, check_nearest, entry, holds
+
+from nearkin.catalog import lance
+from nearkin.catalog.lance import LanceStore
+
+pytestmark = pytest.mark.slow
+
+PLACES = 1500
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """New processes in a moment: forked from one that has imported what takes seconds, and has done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("PYTHONWARNINGS", "ignore:lancedb fork support,ignore:optimize(cleanup_older_than=0)")
+        ensure_running()
+    return context
+
+
+def version(place, generation):
+    """What a picture is in a generation: everything but its path is another in each."""
+    vector = np.random.default_rng([place, generation]).normal(size=SIZE)
+    made = entry(f"{place}.jpg", vector, f"label {generation % 7}", named=bool(generation % 2))
+    record = replace(made.record, stamp=str(generation), size=generation)
+    return replace(made, record=record, thumbnail=f"{place} {generation} ".encode() * 300)
+
+
+def small_limits():
+    """Have a few hundred pictures be indexed and merged as many thousands are; old versions go at once."""
+    lance.INDEXED_FROM, lance.LEFT_OUT, lance.PIECES = 300, 60, 4
+
+
+def write(folder, turn, pipe):
+    """Until killed: say what comes next, do it, say that it is done."""
+    small_limits()
+    lance.KEPT = timedelta(microseconds=1)
+    chosen, generation = random.Random(turn), 1000 * turn
+    store = LanceStore(folder)
+    pipe.send(("start", 0, []))
+    with store.writing():
+        table = store.table("pictures_0", SIZE)
+        while True:
+            generation += 1
+            act = chosen.choices(["put", "remove", "settle", "publish"], [6, 1, 2, 1])[0]
+            places = chosen.sample(range(PLACES), 40 if act == "put" else 10)
+            pipe.send((act, generation, places))
+            if act == "put":
+                table.put([version(place, generation) for place in places])
+            elif act == "remove":
+                table.remove([version(place, 0).record.id for place in places])
+            elif act == "settle":
+                table.settle()
+            else:
+                store.publish({"generation": generation, "long": "x" * 10_000})
+            pipe.send(None)
+
+
+def killed_at(moment, processes, folder, turn):
+    """Run a writer, kill it, and return what it said: operations that were done, and the one that was begun."""
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=write, args=(folder, turn, theirs))
+    process.start()
+    theirs.close()
+    said = [ours.recv()]
+    if turn % 3 == 0:  # in the midst of indexing or merging
+        while said[-1] is None or said[-1][0] != "settle":
+            said.append(ours.recv())
+    time.sleep(moment)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    try:
+        while True:
+            said.append(ours.recv())
+    except EOFError:
+        ours.close()
+    begun = None
+    done = []
+    for act in said[1:]:
+        done += [begun] if act is None else []
+        begun = act
+    return done, begun
+
+
+def after(state, act):
+    """Generation of each picture, and of the description, once an operation is done."""
+    what, generation, places = act
+    if what == "put":
+        return state | dict.fromkeys(places, generation)
+    if what == "remove":
+        return {place: value for place, value in state.items() if place not in places}
+    return state | {"described": generation} if what == "publish" else state
+
+
+def check(folder, states):
+    """The catalogue is whole and in one of these states, which is returned."""
+    store = LanceStore(folder)
+    table = store.table("pictures_0", SIZE)
+    generations = {int(record.path.split("/")[-1].removesuffix(".jpg")): record.size for record in table.records()}
+    description = store.description()
+    if description is not None:
+        assert len(description["long"]) == 10_000
+        generations["described"] = description["generation"]
+    assert generations in states
+    expected = [version(place, generation) for place, generation in generations.items() if place != "described"]
+    holds(table, expected)
+    for each in expected[:3]:
+        check_nearest(table, expected, each.vector[None], 5)
+    return generations
+
+
+def test_killed_fifty_times(processes, tmp_path):
+    chosen, state, hit = random.Random(0), {}, Counter()
+    for turn in range(1, KILLS + 1):
+        done, begun = killed_at(chosen.uniform(0, 0.3), processes, tmp_path, turn)
+        for act in done:
+            state = after(state, act)
+        state = check(tmp_path, [state] if begun is None else [state, after(state, begun)])
+        hit[begun and begun[0]] += 1
+    assert len(state) > PLACES / 2
+    assert hit["settle"] >= 10, hit
+    assert hit["put"] >= 5, hit
+
+
+def read(folder, stop, pipe):
+    """Until told to stop: look at everything, of which there is never less; say how often that was done."""
+    table, times, least = LanceStore(folder).table("pictures_0", SIZE), 0, 0
+    queries = np.random.default_rng(os.getpid()).normal(size=(3, SIZE)).astype(np.float32)
+    try:
+        while not stop.is_set():
+            for n in (table.count(), len({record.id for record in table.records()}), len(set(table.vectors()[0]))):
+                assert n >= least, f"{n} pictures after {least}"
+                least = n
+            for query, answer in zip(queries, table.nearest(queries, 10), strict=True):
+                assert len(answer) == min(10, least) or least < 50
+                for record, distance in answer:
+                    place = int(record.path.split("/")[-1].removesuffix(".jpg"))
+                    as_it_was = version(place, record.size)
+                    assert record == as_it_was.record
+                    assert distance == pytest.approx(np.linalg.norm(as_it_was.vector - query), rel=1e-5)
+            times += 1
+    except BaseException as error:
+        pipe.send(error)
+    else:
+        pipe.send(times)
+
+
+def test_two_read_while_one_writes(processes, tmp_path, monkeypatch):
+    for name in ("INDEXED_FROM", "LEFT_OUT", "PIECES"):
+        monkeypatch.setattr(lance, name, getattr(lance, name))  # put back afterwards
+    small_limits()
+    table, stop, written = LanceStore(tmp_path).table("pictures_0", SIZE), processes.Event(), {}
+    readers = []
+    for _ in range(2):
+        ours, theirs = processes.Pipe(duplex=False)
+        readers.append((processes.Process(target=read, args=(tmp_path, stop, theirs)), ours))
+        readers[-1][0].start()
+    for generation in range(1, 41):
+        places = [*range(40 * generation, 40 * generation + 40), *range(1, generation)]  # new ones and old ones
+        written |= dict.fromkeys(places, generation)
+        table.put([version(place, generation) for place in places])
+        if generation % 3 == 0:
+            table.settle()
+    stop.set()
+    times = [ours.recv() for _, ours in readers]
+    for process, _ in readers:
+        process.join()
+    assert all(isinstance(each, int) and each >= 5 for each in times), times
+    assert table.table.list_indices()
+    holds(table, [version(*each) for each in written.items()])
+
+
+def write_once(folder, pipe):
+    """Put one picture, and pass on what is said meanwhile."""
+    handler = logging.Handler()
+    handler.emit = lambda record: pipe.send(record.getMessage())
+    logging.getLogger("nearkin").addHandler(handler)
+    with LanceStore(folder).writing():
+        LanceStore(folder).table("pictures_0", SIZE).put([version(2, 1)])
+    pipe.send("done")
+
+
+def test_a_second_writer_waits(processes, tmp_path):
+    store = LanceStore(tmp_path)
+    ours, theirs = processes.Pipe(duplex=False)
+    second = processes.Process(target=write_once, args=(tmp_path, theirs))
+    with store.writing():
+        table = store.table("pictures_0", SIZE)
+        second.start()
+        assert ours.recv() == f"{tmp_path}: another process is writing into it; waiting for that"
+        table.put([version(1, 1)])
+        assert not ours.poll(0.5)
+        holds(table, [version(1, 1)])
+    assert ours.recv() == "done"
+    second.join()
+    holds(table, [version(1, 1), version(2, 1)])
