@@ -21,7 +21,7 @@ from nearkin.catalog.lance import LanceStore
 
 pytestmark = pytest.mark.slow
 
-PLACES = 1500
+PLACES = 400
 KILLS = 50
 
 
@@ -46,14 +46,14 @@ def version(place, generation):
 
 
 def small_limits():
-    """Have a few hundred pictures be indexed and merged as many thousands are; old versions go at once."""
-    lance.INDEXED_FROM, lance.LEFT_OUT, lance.PIECES = 300, 60, 4
+    """Have a hundred pictures be indexed and merged as many thousands are."""
+    lance.INDEXED_FROM, lance.LEFT_OUT, lance.PIECES = 100, 30, 4
 
 
 def write(folder, turn, pipe):
     """Until killed: say what comes next, do it, say that it is done."""
     small_limits()
-    lance.KEPT = timedelta(microseconds=1)
+    lance.KEPT = timedelta(microseconds=1)  # old versions go at once
     chosen, generation = random.Random(turn), 1000 * turn
     store = LanceStore(folder)
     pipe.send(("start", 0, []))
@@ -140,6 +140,7 @@ def test_killed_fifty_times(processes, tmp_path):
     assert len(state) > PLACES / 2
     assert hit["settle"] >= 10, hit
     assert hit["put"] >= 5, hit
+    assert LanceStore(tmp_path).table("pictures_0", SIZE).table.list_indices()
 
 
 def read(folder, stop, pipe):
