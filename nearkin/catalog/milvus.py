@@ -1,12 +1,14 @@
 """A catalogue in Milvus, for those who outgrow one machine: a server or a cluster, by pymilvus.
 
-A table is a collection `nearkin_NAME`, and the description is the one row of `nearkin_catalog`. Several catalogues on
-one server are several databases of it: `http://HOST:19530/DATABASE`. Milvus keeps no files: models stay where they are.
+A table is a collection `nearkin_NAME`. The collection `nearkin_catalog` holds the description, and when each table was
+last written. Several catalogues on one server are several databases of it: `http://HOST:19530/DATABASE`. Milvus keeps
+no files: models stay where they are.
 """
 
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -57,6 +59,7 @@ class MilvusStore:
 
     def __init__(self, uri: str) -> None:
         self.where = uri
+        self.ready: set[str] = set()
         try:
             self.client = MilvusClient(uri, timeout=CONNECTED)
         except (MilvusException, RpcError, ValueError) as error:
@@ -64,22 +67,18 @@ class MilvusStore:
             raise InputError(f"no Milvus server answers at {uri} ({reason}); is it running?") from error
 
     def description(self) -> dict[str, Any] | None:
-        if not ask(self.client.has_collection, DESCRIBED):
+        if DESCRIBED not in self.ready and not ask(self.client.has_collection, DESCRIBED):
             return None
         self._serve(DESCRIBED)
-        rows = ask(self.client.get, DESCRIBED, ["catalog"], output_fields=["description"])
-        return json.loads(rows[0]["description"]) if rows else None
+        found = text(self.client, "description")
+        return None if found is None else json.loads(found)
 
     def publish(self, description: dict[str, Any]) -> None:
-        schema = MilvusClient.create_schema()
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
-        schema.add_field("description", DataType.VARCHAR, max_length=LONGEST)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus has no collection without one
-        self._make(DESCRIBED, schema)
-        row = {"id": "catalog", "description": json.dumps(description), "vector": [0.0, 0.0]}
-        ask(self.client.upsert, DESCRIBED, [row])
+        self._make(DESCRIBED, texts())
+        write_text(self.client, "description", json.dumps(description))
 
     def table(self, name: str, size: int) -> "MilvusTable":
+        self._make(DESCRIBED, texts())
         self._make(PREFIX + name, schema(size))
         fields = ask(self.client.describe_collection, PREFIX + name)["fields"]
         found = next(field["params"]["dim"] for field in fields if field["name"] == "vector")
@@ -93,6 +92,7 @@ class MilvusStore:
 
     def drop(self, name: str) -> None:
         ask(self.client.drop_collection, PREFIX + name)
+        self.ready.discard(PREFIX + name)
 
     def keep_model(self, run: Path, sha256: str) -> str:
         """The absolute path of the run: who opens the catalogue on another machine names the run."""
@@ -112,10 +112,13 @@ class MilvusStore:
 
     def _serve(self, collection: str) -> None:
         """Have a collection ready to be read, also where a process was killed just after it had made it."""
+        if collection in self.ready:
+            return
         if not ask(self.client.list_indexes, collection):
             index = MilvusClient.prepare_index_params("vector", index_type="AUTOINDEX", metric_type="L2")
             ask(self.client.create_index, collection, index)
         ask(self.client.load_collection, collection)
+        self.ready.add(collection)
 
 
 class MilvusTable:
@@ -126,6 +129,9 @@ class MilvusTable:
 
     def count(self) -> int:
         return int(ask(self.client.query, self.collection, output_fields=["count(*)"])[0]["count(*)"])
+
+    def version(self) -> int:
+        return int(text(self.client, self.collection) or 0)
 
     def records(self) -> Iterator[Record]:
         return map(record, self._rows(KNOWN))
@@ -145,6 +151,8 @@ class MilvusTable:
         return [id for id, _ in pairs], np.array([vector for _, vector in pairs], np.float32).reshape(-1, self.size)
 
     def put(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
         rows = [
             vars(entry.record)
             | {
@@ -155,10 +163,12 @@ class MilvusTable:
             for entry in {entry.record.id: entry for entry in entries}.values()
         ]
         ask(self.client.upsert, self.collection, rows)
+        self._written()
 
     def remove(self, ids: Sequence[str]) -> None:
         for some in pieces(ids):
             ask(self.client.delete, self.collection, ids=some)
+        self._written()
 
     def nearest(self, queries: Vectors, k: int, label: str | None = None) -> list[list[Found]]:
         found = ask(
@@ -175,6 +185,9 @@ class MilvusTable:
 
     def settle(self) -> None:
         """Nothing: Milvus indexes and merges by itself."""
+
+    def _written(self) -> None:
+        write_text(self.client, self.collection, str(time.time_ns()))  # Milvus counts no versions
 
     def _rows(self, fields: list[str]) -> Iterator[dict[str, Any]]:
         """All rows, as they were at one time."""
@@ -193,6 +206,23 @@ def schema(size: int) -> CollectionSchema:
     fields.add_field("size", DataType.INT64)
     fields.add_field("vector", DataType.FLOAT_VECTOR, dim=size)
     return fields
+
+
+def texts() -> CollectionSchema:
+    fields = MilvusClient.create_schema()
+    fields.add_field("id", DataType.VARCHAR, is_primary=True, max_length=255)
+    fields.add_field("text", DataType.VARCHAR, max_length=LONGEST)
+    fields.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus has no collection without one
+    return fields
+
+
+def text(client: MilvusClient, name: str) -> str | None:
+    rows = ask(client.get, DESCRIBED, [name], output_fields=["text"])
+    return rows[0]["text"] if rows else None
+
+
+def write_text(client: MilvusClient, name: str, content: str) -> None:
+    ask(client.upsert, DESCRIBED, [{"id": name, "text": content, "vector": [0.0, 0.0]}])
 
 
 def ask(method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -308,6 +308,22 @@ def test_what_one_handle_writes_the_other_reads_at_once(store):
     check_nearest(ours, renamed, np.zeros((1, SIZE), np.float32), 5, "cat")
 
 
+def test_a_write_changes_the_version(store):
+    ours, theirs = store.table("pictures_0", SIZE), another_handle(store).table("pictures_0", SIZE)
+    seen, entries = [ours.version()], some(3)
+    for write in (
+        lambda: theirs.put(entries),
+        lambda: theirs.put([replace(entries[0], record=replace(entries[0].record, label="cat"))]),
+        lambda: ours.remove([entries[1].record.id]),
+    ):
+        write()
+        seen.append(ours.version())
+        assert theirs.version() == ours.version()
+    assert len(set(seen)) == 4
+    list(ours.records())
+    assert ours.version() == seen[-1]
+
+
 def test_two_handles_that_write_the_same_do_not_double_it(store):
     ours, theirs = store.table("pictures_0", SIZE), another_handle(store).table("pictures_0", SIZE)
     entries = some(10)
