@@ -209,16 +209,19 @@ class LanceTable:
         return [sorted(each, key=lambda found: (found[1], found[0].path)) for each in hits]
 
     def settle(self) -> None:
-        if self.count() < INDEXED_FROM:
-            beside = 0
-        elif (state := self.table.index_stats(INDEX)) is None:
-            self.table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1), name=INDEX)
-            beside = 0
-        else:
-            beside = state.num_unindexed_rows
+        beside = parts = 0
+        if self.count() >= INDEXED_FROM:
+            state = self.table.index_stats(INDEX)
+            if state is None:
+                self.table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1), name=INDEX)
+                parts = 1
+            else:
+                beside, parts = state.num_unindexed_rows, state.num_indices or 1
         pieces: int = self.table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[index]
-        if beside > LEFT_OUT or pieces > PIECES:
-            self.table.optimize(cleanup_older_than=KEPT)
+        # Lance does not merge pictures of two parts of the index: a piece for each part stays.
+        if beside > LEFT_OUT or pieces > PIECES + parts:
+            # Nobody else is writing, so that files of no version are what killed writers have left.
+            self.table.optimize(cleanup_older_than=KEPT, delete_unverified=True)
 
 
 def quoted(text: str) -> str:

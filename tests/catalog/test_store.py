@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nearkin.catalog import lance
 from nearkin.catalog.lance import LanceStore
 from nearkin.catalog.store import Entry, Record, id_of, open_store
 from nearkin.errors import InputError
@@ -228,6 +229,66 @@ def test_many_pictures_and_many_ids(table):
     check_nearest(table, entries, entries[0].vector[None], 2500)
     table.remove([each.record.id for each in entries[500:]])
     holds(table, entries[:500])
+
+
+def test_an_index_finds_what_brute_force_does(tmp_path, monkeypatch):
+    for name, value in {"INDEXED_FROM": 300, "LEFT_OUT": 50, "PIECES": 4}.items():
+        monkeypatch.setattr(lance, name, value)
+    table, random = LanceStore(tmp_path).table("pictures_0", SIZE), np.random.default_rng(0)
+
+    def pictures(name, n, label):
+        return [entry(f"{name}{i}.jpg", vector, label) for i, vector in enumerate(random.normal(size=(n, SIZE)))]
+
+    def check(entries):
+        known = {each.record.id: each for each in entries}
+        for k, label in [(1, None), (10, None), (10, "rare"), (100, "cat"), (1000, None), (5, "none")]:
+            queries, right, wanted = random.normal(size=(10, SIZE)).astype(np.float32), 0, 0
+            for query, answer in zip(queries, table.nearest(queries, k, label), strict=True):
+                expected = reference(entries, query, k, label)
+                assert len({record.id for record, _ in answer}) == len(answer) == len(expected)
+                for record, distance in answer:
+                    assert record == known[record.id].record
+                    assert distance == pytest.approx(np.linalg.norm(known[record.id].vector - query), rel=1e-5)
+                right += len({record.id for record, _ in answer} & {record.id for _, record in expected})
+                wanted += len(expected)
+            assert right >= 0.98 * wanted, (k, label)
+
+    entries = [*pictures("a", 600, "cat"), *pictures("b", 5, "rare")]
+    table.put(entries)
+    table.settle()
+    assert table.table.list_indices()
+    check(entries)
+    moved = [replace(each, vector=np.roll(each.vector, 1)) for each in entries[:40]]
+    table.put(moved)
+    entries = [*moved, *entries[40:]]
+    check(entries)
+    table.remove([each.record.id for each in entries[:200]])
+    added = pictures("c", 120, "cat")
+    table.put(added)
+    entries = [*entries[200:], *added]
+    check(entries)
+    table.settle()
+    check(entries)
+    holds(table, entries)
+    table.remove([each.record.id for each in entries[20:]])
+    check(entries[:20])
+    table.settle()
+    holds(table, entries[:20])
+
+
+def test_single_pictures_do_not_each_become_a_part_of_the_index(tmp_path, monkeypatch):
+    for name, value in {"INDEXED_FROM": 20, "LEFT_OUT": 5, "PIECES": 4}.items():
+        monkeypatch.setattr(lance, name, value)
+    table = LanceStore(tmp_path).table("pictures_0", SIZE)
+    for i in range(6):
+        table.put(some(10, name=f"many{i}"))
+        table.settle()
+    parts = table.table.list_indices()[0].num_segments
+    for i in range(20):
+        table.put(some(1, name=f"one{i}"))
+        table.settle()
+    assert table.table.list_indices()[0].num_segments <= parts + 20 / 4
+    assert table.count() == 80
 
 
 def test_hostile_labels_and_paths(table):
