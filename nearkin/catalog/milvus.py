@@ -153,6 +153,7 @@ class MilvusTable:
     def put(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
+        once = {entry.record.id: entry for entry in entries}  # servers refuse an id twice in one request
         rows = [
             vars(entry.record)
             | {
@@ -160,7 +161,7 @@ class MilvusTable:
                 "thumbnail": base64.b64encode(entry.thumbnail).decode(),
                 "vector": entry.vector,
             }
-            for entry in {entry.record.id: entry for entry in entries}.values()
+            for entry in once.values()
         ]
         ask(self.client.upsert, self.collection, rows)
         self._written()
