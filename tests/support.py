@@ -1,5 +1,6 @@
 """What tests of several files call by name; fixtures are in conftest.py."""
 
+import io
 import time
 from contextlib import contextmanager
 
@@ -19,6 +20,13 @@ def write_pictures(root, sizes, side=16):
             noise = random.integers(-90, 90, (side, side, 3))
             Image.fromarray((colour + stripes + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
     return root
+
+
+def encoded(image, kind, **options):
+    """The bytes of a picture's file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def resize(browser, width, height=900):

@@ -4,6 +4,7 @@ Whatever takes a processor's time runs in threads, as many at once as there are 
 hold nothing but their request.
 """
 
+import gzip
 import io
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +13,9 @@ from http import HTTPStatus
 from importlib.resources import files
 from mimetypes import guess_type
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from nearkin.catalog import Answer, Catalog
 from nearkin.catalog.answers import as_json
@@ -48,7 +50,7 @@ CropText = Annotated[
     str | None,
     Query(
         alias="crop",
-        pattern=r"^\d{1,6},\d{1,6},\d{1,6},\d{1,6}$",
+        pattern="^[0-9]{1,6},[0-9]{1,6},[0-9]{1,6},[0-9]{1,6}$",
         description="x,y,w,h: the part of the query that is meant, in pixels of the upright picture",
     ),
 ]
@@ -65,7 +67,7 @@ PICTURE_BODY: dict[str, Any] = {
     }
 }
 NO: dict[int | str, dict[str, Any]] = {
-    status: {"description": "One line in `detail`"} for status in (400, 401, 404, 413, 415, 421, 422, 503)
+    status: {"description": "One line in `detail`"} for status in (400, 401, 404, 408, 413, 415, 421, 422, 503)
 }
 
 
@@ -86,14 +88,10 @@ def create_app(live: Live) -> FastAPI:
         openapi_url="/api/openapi.json",
         responses=NO,
     )
-    turns = BoundedSemaphore(os.cpu_count() or 1)
+    turns = CapacityLimiter(os.cpu_count() or 1)
 
     async def work(task: Callable[[Catalog], T]) -> T:
-        def in_turn() -> T:
-            with turns:
-                return live.ask(task)
-
-        return await run_in_threadpool(in_turn)
+        return await to_thread.run_sync(live.ask, task, limiter=turns)
 
     @app.exception_handler(Problem)
     async def refused(request: Request, problem: Problem) -> JSONResponse:
@@ -111,6 +109,15 @@ def create_app(live: Live) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def no_such(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        line = "something went wrong here; the server's terminal shows what"
+        return JSONResponse({"detail": line}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     @app.post("/api/search", summary="The pictures nearest to an upload", openapi_extra=PICTURE_BODY)
     async def search(
@@ -148,7 +155,10 @@ def create_app(live: Live) -> FastAPI:
             image = catalog.model.architecture.image
             shares = explain(catalog.model, image.decode(part), image.decode(hit))
             return {
-                name: {"share": share.round(3).tolist(), "region": region(image, picture.shape[1], picture.shape[0])}
+                name: {
+                    "share": share.astype(float).round(3).tolist(),
+                    "region": region(image, width=picture.shape[1], height=picture.shape[0]),
+                }
                 for name, share, picture in (("query", shares.query, part), ("hit", shares.hit, hit))
             }
 
@@ -157,9 +167,11 @@ def create_app(live: Live) -> FastAPI:
     @app.get("/api/map", summary="Where the pictures lie on the map, and their labels")
     async def where(request: Request) -> Response:
         tag, body = await run_in_threadpool(live.map)
-        headers = {"etag": tag, "cache-control": "no-cache"}
+        headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept-encoding"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(gzip.decompress(body), media_type="application/json", headers=headers)
         return Response(body, media_type="application/json", headers={**headers, "content-encoding": "gzip"})
 
     @app.get("/api/thumbnail/{id}", summary="A small copy of a picture", response_class=Response)

@@ -3,9 +3,12 @@
 Plain ASGI: it sees every request before any of it is read.
 """
 
+import asyncio
 import hmac
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
@@ -17,6 +20,12 @@ from nearkin.serve.uploads import MOST_BYTES
 
 MOST_AT_ONCE = 128
 """Requests that are being answered; those beyond are told at once to come again."""
+
+PATIENCE = 120.0
+"""Seconds within which a body has to be there: whoever is slower would hold a place for nothing."""
+
+LINGER = 5.0
+"""Seconds that a refused body is still read for: a client that is cut off while it sends never sees why."""
 
 COOKIE = "nearkin_token"
 
@@ -50,9 +59,10 @@ class Guard:
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        assert scope["type"] == "http"
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,13 +75,9 @@ class Guard:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self.check(scope, headers)
         except Problem as problem:
-            await refuse(problem, send_with_headers)
+            await refuse(problem, receive, send_with_headers)
             return
-        if (
-            self.token is not None
-            and scope["path"] == "/"
-            and "token" in parse_qs(scope["query_string"].decode("latin-1"))
-        ):
+        if self.token is not None and scope["path"] == "/" and "token" in query(scope):
             await welcome(self.token, send_with_headers)
             return
         self.running += 1
@@ -86,7 +92,7 @@ class Guard:
         Raises:
             Problem: Not this one.
         """
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        host = re.sub(r":\d*$", "", headers.get("host", ""))
         if self.hosts and host not in self.hosts:
             raise Problem(HTTPStatus.MISDIRECTED_REQUEST, f"this server is not {host or 'without a name'}")
         if self.token is not None and scope["path"] != "/api/health" and not self.knows(scope, headers):
@@ -116,13 +122,20 @@ class Guard:
 
 
 class Limited:
-    """The body of a request, up to the limit, whatever its length was said to be."""
+    """The body of a request, up to the limits, whatever its length was said to be."""
 
     def __init__(self, receive: Receive) -> None:
         self.receive, self.bytes = receive, 0
+        self.until = asyncio.get_running_loop().time() + PATIENCE
 
     async def __call__(self) -> Message:
-        message = await self.receive()
+        try:
+            async with asyncio.timeout_at(self.until):
+                message = await self.receive()
+        except TimeoutError as error:
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT, f"the body was not there within {PATIENCE:.0f} seconds"
+            ) from error
         self.bytes += len(message.get("body", b""))
         if self.bytes > MOST_BYTES:
             raise too_large()
@@ -138,19 +151,24 @@ def too_large() -> Problem:
     return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is too large, the limit is {MOST_BYTES // 2**20} MB")
 
 
-async def refuse(problem: Problem, send: Send) -> None:
+async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
     body = json.dumps({"detail": problem.line}).encode()
     headers: list[tuple[bytes, bytes]] = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is left of the body is not read
+        (b"connection", b"close"),  # what is left of the body then is not read
     ]
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.append((b"retry-after", b"1"))
     if problem.status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def welcome(token: str, send: Send) -> None:

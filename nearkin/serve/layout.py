@@ -56,7 +56,7 @@ class Maps:
         self.lock = Lock()
         self.layout: Layout | None = None
         self.of: tuple[str, int] | None = None  # the table and its version
-        self.contents: set[tuple[str, str]] = set()  # ids and content of what is on the map
+        self.contents: list[tuple[str, str]] = []  # ids and content of what is on the map
         self.worker: ProcessPoolExecutor | None = None
         self.better: Future[NDArray[np.float32]] | None = None
 
@@ -83,20 +83,16 @@ class Maps:
             self.layout = replace(self.layout, quality="good", places=better.result())
         else:
             log.warning("the map stays a quick one: %s", better.exception())
+            self._end()  # of a process that was killed, the pool takes no more work
 
     def _look(self, catalog: Catalog) -> None:
         records = {record.id: record for record in catalog.table.records()}
         # Ids are hashes: the first of them in order are a sample by lot, and the same one each time.
         ids = sorted(records)[:MOST]
-        contents = {(id, records[id].sha256) for id in ids}
-        labels = [records[id].label for id in ids]
-        if (
-            self.layout is not None
-            and contents == self.contents
-            and self.of
-            and self.of[0] == catalog.description["table"]
-        ):
-            self.layout = replace(self.layout, labels=labels, total=len(records))
+        contents = [(id, records[id].sha256) for id in ids]
+        same_table = self.of is not None and self.of[0] == catalog.description["table"]
+        if self.layout is not None and same_table and contents == self.contents:
+            self.layout = replace(self.layout, labels=[records[id].label for id in ids], total=len(records))
             return
         all_ids, vectors = catalog.table.vectors()
         row = {id: i for i, id in enumerate(all_ids)}
@@ -104,7 +100,7 @@ class Maps:
         components = principal_components(vectors[[row[id] for id in ids]], COMPONENTS)
         labels = [records[id].label for id in ids]
         self.layout = Layout("quick", ids, labels, framed(components[:, :2]), len(records))
-        self.contents = contents
+        self.contents = [(id, records[id].sha256) for id in ids]
         if self.worker is None:
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
             self.worker = ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(10,))
@@ -113,11 +109,14 @@ class Maps:
     def close(self) -> None:
         """End the other process."""
         with self.lock:
-            if self.worker is not None:
-                for process in list(self.worker._processes.values()):
-                    process.terminate()
-                self.worker.shutdown(cancel_futures=True)
-                self.worker = None
+            self._end()
+
+    def _end(self) -> None:
+        if self.worker is not None:
+            for process in list((self.worker._processes or {}).values()):
+                process.terminate()
+            self.worker.shutdown(cancel_futures=True)
+            self.worker = None
 
 
 def principal_components(vectors: Vectors, most: int) -> NDArray[np.float32]:

@@ -1,14 +1,21 @@
 """A catalogue that is being served while others write into it."""
 
 import gzip
+import hashlib
 import json
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 from nearkin.catalog import Catalog
+from nearkin.errors import InputError
 from nearkin.serve.layout import Layout, Maps
+from nearkin.serve.problems import Problem
+
+log = logging.getLogger("nearkin")
 
 T = TypeVar("T")
 
@@ -26,13 +33,22 @@ class Live:
         self.lock = Lock()
         self.catalog = Catalog.open(where, run)
         self.maps = Maps()
+        self.packing = Lock()
         self.packed: tuple[Layout, str, bytes] | None = None
 
     def current(self) -> Catalog:
-        """The catalogue, opened again if it has changed over to another model."""
+        """The catalogue, opened again if it has changed over to another model.
+
+        Raises:
+            Problem: It is gone, or its model is.
+        """
         with self.lock:
-            if self.catalog.store.description() != self.catalog.description:
-                self.catalog = Catalog.open(self.where, self.run)
+            try:
+                if self.catalog.store.description() != self.catalog.description:
+                    self.catalog = Catalog.open(self.where, self.run)
+            except InputError as error:
+                log.warning("%s", error)  # with a path, which is for whoever started the server
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the catalogue cannot be opened any more") from error
             return self.catalog
 
     def ask(self, task: Callable[[Catalog], T]) -> T:
@@ -46,13 +62,12 @@ class Live:
             return task(self.catalog)
 
     def map(self) -> tuple[str, bytes]:
-        """The map as JSON, gzipped, and a tag that changes with it."""
+        """The map as JSON, gzipped, and a tag of its content, which no other map has."""
         layout = self.ask(self.maps.current)
-        with self.lock:
+        with self.packing:
             if self.packed is None or self.packed[0] is not layout:
-                number = self.packed[1].strip('"').partition("-")[2] if self.packed else "0"
-                tag = f'"{layout.quality}-{int(number) + 1}"'
-                self.packed = layout, tag, gzip.compress(json.dumps(packed(layout)).encode(), 5)
+                body = json.dumps(packed(layout)).encode()
+                self.packed = layout, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"', gzip.compress(body, 5)
             return self.packed[1:]
 
     def health(self) -> dict[str, Any]:

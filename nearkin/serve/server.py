@@ -2,7 +2,9 @@
 
 import logging
 import socket
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 import uvicorn
@@ -13,6 +15,8 @@ from nearkin.serve.guard import Guard
 from nearkin.serve.live import Live
 
 log = logging.getLogger("nearkin")
+
+BACKLOG = 2048
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -39,10 +43,12 @@ def serve(
     live = Live(where, run)
     torch.set_num_threads(1)  # requests run side by side
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    host = host.strip("[]")
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((host.strip("[]"), port))
+            listening.bind((host, port))
+            listening.listen(BACKLOG)  # before the address is told: whoever asks at once waits
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
@@ -50,8 +56,19 @@ def serve(
             ) from error
         port = listening.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        print(f"{live.catalog.table.count():,} pictures at {address}{'?token=' + token if token else ''}", flush=True)
+        address += f"?token={quote(token, safe='')}" if token else ""
+        print(f"{live.catalog.table.count():,} pictures at {address}", flush=True)
         print("Ctrl-C stops it", flush=True)
         app = Guard(create_app(live), token, LOCAL if token is None else ())
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=10, server_header=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=5,
+        )
+        with suppress(KeyboardInterrupt):  # how it is meant to be stopped
+            uvicorn.Server(config).run(sockets=[listening])

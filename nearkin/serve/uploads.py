@@ -27,5 +27,5 @@ def read_upload(data: bytes, at_least: int | None = None) -> Picture:
             )
         return read_image(data, at_least)
     except UnreadableImage as error:
-        reason = str(error).removeprefix("image: ")
+        reason = " ".join(str(error).removeprefix("image: ").split())
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the upload cannot be used: {reason}") from error
