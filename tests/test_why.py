@@ -47,10 +47,8 @@ def test_the_parts_are_each_regions_own_and_add_up_to_the_cosine(pool):
             for j in range(4):
                 for c in range(32):
                     value = maps[n, c, i, j]
-                    if pool == "avg":
-                        brought = value / 16
-                    else:
-                        brought = value if value > 0 and value == maps[n, c].max() else 0
+                    largest = value > 0 and value == maps[n, c].max()
+                    brought = value / 16 if pool == "avg" else value * largest
                     along = m.embedder.head.weight[:, c] @ unit[1 - n] / embeddings[n].norm()
                     expected[n, i, j] += brought * along.detach()
     torch.testing.assert_close(parts, expected, rtol=1e-4, atol=1e-6)
@@ -108,9 +106,8 @@ def test_the_last_level_alone_is_laid_over_the_largest_map():
         last = m.embedder.maps(images())[1]
         unit = F.normalize(m.embedder(images()))
     own = model(levels=("block4",))
-    own.embedder.load_state_dict(
-        {key.replace("head.1.", "head.0."): value for key, value in m.embedder.state_dict().items() if "head.0." not in key}
-    )
+    weights = {key: value for key, value in m.embedder.state_dict().items() if not key.startswith("head.0.")}
+    own.embedder.load_state_dict({key.replace("head.1.", "head.0."): value for key, value in weights.items()})
     alone = contributions(own, images())
     assert alone.shape[1:] == last.shape[2:] == (4, 4)
     both = contributions(m, images())

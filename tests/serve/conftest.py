@@ -35,6 +35,7 @@ def save_model(folder, seed, calibration=None):
 
 
 class Served(NamedTuple):
+    address: str
     client: httpx.Client
     process: subprocess.Popen
     log: Path
@@ -51,7 +52,7 @@ def serving(where, *options):
         address = process.stdout.readline().partition(" pictures at ")[2].strip()
         assert address, log.read_text()
         with httpx.Client(base_url=address, timeout=60) as client:
-            yield Served(client, process, log)
+            yield Served(address, client, process, log)
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -89,6 +90,11 @@ def made(tmp_path_factory, calibration, polyglot):
     return root
 
 
+@pytest.fixture(scope="session", name="serving")
+def serving_as_fixture():
+    return serving
+
+
 @pytest.fixture(scope="session")
 def served(made):
     with serving(made / "catalog") as served:
@@ -102,9 +108,9 @@ def server(served):
 
 @pytest.fixture
 def own(made, tmp_path):
-    """`run` and `catalog` for a test to change; the pictures stay where they are."""
-    for name in ("run", "catalog"):
-        shutil.copytree(made / name, tmp_path / name)
+    """`catalog` for a test to change, and `other`, the run of another model; the pictures stay where they are."""
+    shutil.copytree(made / "catalog", tmp_path / "catalog")
+    save_model(tmp_path / "other", 1)
     return tmp_path
 
 

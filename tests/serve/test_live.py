@@ -6,10 +6,92 @@ import signal
 import threading
 
 import pytest
-from conftest import save_model
 from support import wait_for
 
 from nearkin.catalog import Catalog, name, upgrade
 from nearkin.catalog.store import id_of
 from nearkin.serve.live import Live
-from nearkin.serve.problems import Problem
+
+
+def test_a_label_given_while_serving_is_seen(client_of, own, photos):
+    client = client_of(own / "catalog")
+    similar = f"/api/similar/{id_of(str(photos[0]))}?label=new"
+    assert client.get(similar).json()["hits"] == []
+    wait_for(lambda: client.get("/api/map").json()["quality"] == "good", seconds=60)
+    places = client.get("/api/map").json()["x"]
+    name(own / "catalog", "new", photos[:3])
+    assert {hit["path"] for hit in client.get(similar).json()["hits"]} == {f"class-00/0{i}.png" for i in range(3)}
+    on_map = client.get("/api/map").json()
+    assert on_map["labels"].count(on_map["names"].index("new")) == 3
+    assert (on_map["quality"], on_map["x"]) == ("good", places), "no place has changed"
+
+
+def test_a_picture_added_while_serving_is_found_and_mapped(client_of, own, photos):
+    client = client_of(own / "catalog")
+    wait_for(lambda: client.get("/api/map").json()["quality"] == "good", seconds=60)
+    shutil.copy(photos[0], own / "new.png")
+    name(own / "catalog", "new", [own / "new.png"])
+    id = id_of(str(own / "new.png"))
+    assert client.get("/api/health").json()["pictures"] == 63
+    found = client.post("/api/search", content=photos[0].read_bytes(), params={"k": 2}).json()
+    assert id in [hit["id"] for hit in found["hits"]]
+    assert id in client.get("/api/map").json()["ids"]
+
+
+def test_another_model_is_taken_up_without_an_error(client_of, own, photos):
+    client = client_of(own / "catalog")
+    paths = ["/api/health", f"/api/similar/{id_of(str(photos[0]))}", f"/api/thumbnail/{id_of(str(photos[0]))}"]
+    before = client.get("/api/health").json()["model"]
+    answers, changed = [], threading.Event()
+
+    def keep_asking():
+        while not changed.is_set():
+            answers.extend(client.get(path).status_code for path in paths)
+            answers.append(client.post("/api/search", content=photos[0].read_bytes()).status_code)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        done = upgrade(own / "catalog", own / "other")
+        enough = len(answers) + 20
+        wait_for(lambda: len(answers) > enough or not asking.is_alive(), seconds=30)
+    finally:
+        changed.set()
+        asking.join()
+    assert done.embedded == 62
+    assert len(answers) > 20
+    assert set(answers) == {200}
+    health = client.get("/api/health").json()
+    assert health["model"] != before
+    assert health["pictures"] == 62
+    (first, *_) = client.get(paths[1]).json()["hits"]
+    (expected, *_) = Catalog.open(own / "catalog").search(photos[0], 1).hits
+    assert (first["id"], first["distance"]) == (expected.id, pytest.approx(expected.distance, abs=1e-3))
+    assert client.get(paths[1]).json()["threshold"] is None, "the other model does not know one"
+    assert client.get("/api/map").json()["total"] == 62
+
+
+def test_a_catalogue_that_is_gone(client_of, own, refused, photos):
+    client = client_of(own / "catalog")
+    shutil.rmtree(own / "catalog")
+    line = "the catalogue cannot be opened any more"
+    refused(client.get("/api/health"), 503, line)
+    refused(client.post("/api/search", content=photos[0].read_bytes()), 503, line)
+    refused(client.get("/api/map"), 503, line)
+
+
+def test_the_map_outlives_the_process_that_lays_it_out(own, photos):
+    live = Live(str(own / "catalog"))
+    try:
+        live.map()
+        for pid in list(live.maps.worker._processes):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(live.maps.better.done, seconds=20)
+        assert live.ask(live.maps.current).quality == "quick"
+        shutil.copy(photos[0], own / "new.png")
+        name(own / "catalog", "new", [own / "new.png"])
+        assert len(live.ask(live.maps.current).ids) == 63
+        wait_for(lambda: live.ask(live.maps.current).quality == "good", seconds=60)
+    finally:
+        live.close()
+    assert live.maps.worker is None

@@ -122,15 +122,15 @@ def test_a_length_that_is_a_lie(served):
 def test_damage_anywhere_is_one_line_or_a_picture(kind):
     random = np.random.default_rng(0)
     sound = encoded(NOISE.resize((12, 9)), kind)
-    outcomes = set()
+    refusals = []
     for _ in range(150):
         damaged = np.frombuffer(sound, np.uint8).copy()
         places = random.integers(min(len(sound), 200), size=random.integers(1, 6))
         damaged[places] = random.integers(256, size=len(places))
         try:
-            outcomes.add(read_upload(damaged.tobytes()).dtype.name)
+            read_upload(damaged.tobytes())
         except Problem as problem:
-            assert 400 <= problem.status < 500
-            assert "\n" not in problem.line
-            outcomes.add("refused")
-    assert "refused" in outcomes
+            refusals.append(problem)
+    assert len(refusals) > 5
+    assert {problem.status for problem in refusals} <= {413, 415}
+    assert not [problem.line for problem in refusals if "\n" in problem.line]
