@@ -82,7 +82,8 @@ def known_outcome(run: Run) -> Run | None:
         if not (run.folder / DESCRIPTION).is_file():
             raise InputError(f"{run.folder} holds a result but no {DESCRIPTION}; remove the folder to train it again")
         description = json.loads((run.folder / DESCRIPTION).read_text())
-        architecture = {key: value for key, value in description.items() if key not in ("sha256", "trained_classes")}
+        learnt = ("sha256", "trained_classes", "calibration")
+        architecture = {key: value for key, value in description.items() if key not in learnt}
         return replace(run, result=folder.result(), architecture=architecture)
     if folder.failure.is_file():
         return replace(run, failure=folder.failure.read_text())
