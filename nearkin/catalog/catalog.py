@@ -84,9 +84,7 @@ class Catalog:
             InputError: There is none, or its model is not to be found or another one.
         """
         store = open_store(where)
-        description = store.description()
-        if description is None:
-            raise InputError(f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS")
+        description = existing(store)
         return cls(store, description, model_of(store, description, run))
 
     @property
@@ -152,17 +150,40 @@ def hit(record: Record, distance: float, threshold: float | None) -> Hit:
     return Hit(record.path, record.label, distance, match, record.id)
 
 
+def described(store: Store) -> dict[str, Any] | None:
+    """The description of a catalogue; None where there is none.
+
+    Raises:
+        InputError: It is not one that this nearkin understands.
+    """
+    description = store.description()
+    if description is None:
+        return None
+    if description.get("format") != FORMAT or not {"table", "model"} <= description.keys():
+        raise InputError(
+            f"expected a catalogue of format {FORMAT}, but {store.where} is of format {description.get('format')} or "
+            "incomplete; remove it and index the pictures anew, or name another"
+        )
+    return description
+
+
+def existing(store: Store) -> dict[str, Any]:
+    """The description of a catalogue that has to be there."""
+    description = described(store)
+    if description is None:
+        raise InputError(
+            f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS --catalog "
+            f"{store.where}"
+        )
+    return description
+
+
 def model_of(store: Store, description: dict[str, Any], run: str | Path | None = None) -> Model:
     """The model that a catalogue was made with.
 
     Raises:
         InputError: It is not where it was, or another one.
     """
-    if description.get("format") != FORMAT:
-        raise InputError(
-            f"{store.where} is a catalogue of format {description.get('format')}, and this nearkin reads {FORMAT}; "
-            "index the pictures anew"
-        )
     model = load(store.model(description["model"]["kept"]) if run is None else run)
     check_model(store, description, model)
     return model

@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from nearkin.catalog.catalog import FORMAT, check_model, model_of
+from nearkin.catalog.catalog import FORMAT, check_model, described, existing, model_of
 from nearkin.catalog.store import Entry, Record, Store, Table, id_of, open_store
 from nearkin.data import prefetch
 from nearkin.data.folder import count, files_below, names
@@ -109,7 +109,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
         raise InputError(f"expected a folder of pictures, but {photos} {what}; name another")
     model, store = load(run), open_store(where)
     with store.writing():
-        description = store.description()
+        description = described(store)
         if description is None:
             jobs = jobs_below(photos)
             description = describe(store, run, model)
@@ -119,14 +119,14 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
             jobs = jobs_below(photos)
         table = store.table(description["table"], model.architecture.width)
         known = {record.id: record for record in table.records()}
-        done = fill(table, model, jobs, known)
+        embedded, kept, unread = fill(table, model, jobs, known)
         present = {id_of(str(job.path)) for job in jobs}
         below = f"{photos}{os.sep}"
         gone = [each for each in known.values() if each.path.startswith(below) and each.id not in present]
         if prune:
             table.remove([each.id for each in gone])
         table.settle()
-    return Done(*done, [each.path for each in gone], len(gone) if prune else 0)
+    return Done(embedded, kept, list(unread.values()), [each.path for each in gone], len(gone) if prune else 0)
 
 
 def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None = None) -> Done:
@@ -148,18 +148,16 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
         description = existing(store)
         model = model_of(store, description, run)
         table = store.table(description["table"], model.architecture.width)
-        jobs = [Job(each.expanduser().resolve(), label, named=True) for each in images]
+        files = (each.expanduser() for each in images)
+        # A link keeps its name, as it does in `index`; of the same file twice one is enough.
+        jobs = list(dict.fromkeys(Job(file.parent.resolve() / file.name, label, named=True) for file in files))
         for job in jobs:
-            try:
-                read_image(job.path, at_least=THUMBNAIL)
-            except OSError as error:
-                raise InputError(f"{unreadable(job.path, error)}; nothing was named") from error
-            except UnreadableImage as error:
-                raise InputError(f"{error}; nothing was named") from error
+            if isinstance(problem := prepare(job, {}, model.architecture.image), UnreadableImage):
+                raise InputError(f"{problem}; nothing was named")
         known = {record.id: record for record in table.records()}
-        done = fill(table, model, jobs, known)
+        embedded, kept, unread = fill(table, model, jobs, known)
         table.settle()
-    return Done(*done, [], 0)
+    return Done(embedded, kept, list(unread.values()), [], 0)
 
 
 def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
@@ -188,24 +186,17 @@ def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
         embedded, kept, unread = fill(table, model, jobs, known)
         if unread and not prune:
             raise InputError(
-                f"{count(len(unread), 'picture')} of {len(jobs):,} cannot be embedded anew ({names(unread, 3)}); "
-                "the catalogue stays as it is: bring them back, or leave them behind with --prune"
+                f"{count(len(unread), 'picture')} of {len(jobs):,} cannot be embedded anew "
+                f"({names(list(unread.values()), 3)}); the catalogue stays as it is: bring them back, or leave them "
+                "behind with --prune"
             )
-        wanted = {each.id for each in records} - {id_of(line.partition(": ")[0]) for line in unread}
+        wanted = {each.id for each in records if each.path not in unread}
         table.remove([each for each in known if each not in wanted])
         table.settle()
         if new is not description:
             store.publish(new)
             store.drop(description["table"])
-    return Done(embedded, kept, [], unread, len(unread))
-
-
-def existing(store: Store) -> dict[str, Any]:
-    """The description of a catalogue that has to be there."""
-    description = store.description()
-    if description is None:
-        raise InputError(f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS")
-    return description
+    return Done(embedded, kept, [], list(unread), len(unread))
 
 
 def describe(store: Store, run: Path, model: Model) -> dict[str, Any]:
@@ -238,9 +229,9 @@ def jobs_below(photos: Path) -> list[Job]:
     return [Job(path, part[0] if len(part) > 1 else None) for path, part in parts]
 
 
-def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record]) -> tuple[int, int, list[str]]:
-    """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read."""
-    embedded, unread = 0, []
+def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record]) -> tuple[int, int, dict[str, str]]:
+    """Write what is new or changed; return how many were embedded, how many kept, and which paths cannot be read, why."""
+    embedded, unread = 0, {}
     groups = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:
 
@@ -251,10 +242,10 @@ def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Recor
             ready = [each for each in results if isinstance(each, Ready)]
             write(table, model, ready)
             embedded += sum(each.square is not None for each in ready)
-            for each in results:
+            for job, each in zip(group, results, strict=True):
                 if isinstance(each, UnreadableImage):
                     log.warning("skipped %s", each)
-                    unread.append(str(each))
+                    unread[str(job.path)] = str(each)
             bar.advance(len(group))
     return embedded, len(jobs) - embedded - len(unread), unread
 
