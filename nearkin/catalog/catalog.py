@@ -10,7 +10,7 @@ import numpy as np
 
 from nearkin.calibration import Calibration
 from nearkin.catalog.store import Record, Store, Table, Vectors, open_store
-from nearkin.data.images import Picture, Source, read_image
+from nearkin.data.images import Picture, Source, read_image, unreadable
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
 
@@ -120,9 +120,12 @@ class Catalog:
         several: list[Source] = list(images) if isinstance(images, list | tuple) else [cast(Source, images)]
         if not several:
             raise InputError("expected one or more pictures to search with, got none")
-        if crop is not None:
-            several = [cropped(read_image(image), crop) for image in several]
-        mean = self.model.embed(several).mean(axis=0)
+        try:
+            if crop is not None:
+                several = [cropped(read_image(image), crop) for image in several]
+            mean = self.model.embed(several).mean(axis=0)
+        except OSError as error:
+            raise unreadable(error.filename or "a picture", error) from error
         if self.model.architecture.normalize:
             mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return np.asarray(mean, dtype=np.float32)

@@ -230,7 +230,7 @@ def jobs_below(photos: Path) -> list[Job]:
 
 
 def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record]) -> tuple[int, int, dict[str, str]]:
-    """Write what is new or changed; return how many were embedded, how many kept, and which paths cannot be read, why."""
+    """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read, with why."""
     embedded, unread = 0, {}
     groups = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:

@@ -123,7 +123,7 @@ class LanceStore:
             ) from error
 
     def tables(self) -> list[str]:
-        return list(self.database.table_names(limit=1000))
+        return list(self.database.list_tables(limit=1000).tables)
 
     def drop(self, name: str) -> None:
         self.database.drop_table(name)
