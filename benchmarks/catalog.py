@@ -113,13 +113,14 @@ def main() -> None:
         for group in entries(vectors):
             table.put(group)
         written = clock() - start
-        start = clock()
+        start, processor = clock(), time.process_time()
         table.settle()
-        settled = clock() - start
+        settled, processor = clock() - start, time.process_time() - processor
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         raw = vectors.nbytes + args.pictures * THUMBNAIL
         print(
-            f"{args.pictures:,} x {SIZE}: written in {written:.1f} s, indexed in {settled:.1f} s; "
+            f"{args.pictures:,} x {SIZE}: written in {written:.1f} s, indexed in {settled:.1f} s "
+            f"({processor:.1f} s of all processors); "
             f"{size / 1e6:,.0f} MB, of which vectors and thumbnails {raw / 1e6:,.0f} MB",
             flush=True,
         )
