@@ -228,7 +228,9 @@ def test_hits_are_those_of_a_search_by_hand(catalog, run, photos):
 def test_several_pictures_are_one_query(catalog, nearkin, run, photos, where):
     model, gallery = load(run), pictures(photos)
     several = [gallery[0], gallery[8], gallery[9]]
-    expected = by_hand(model, unit(model.embed(several).mean(axis=0)), gallery)
+    mean = unit(model.embed(several).mean(axis=0))
+    np.testing.assert_allclose(catalog.embed(several), mean, atol=1e-6)
+    expected = by_hand(model, mean, gallery)
     hits = catalog.search(several, k=5).hits
     assert hits[0].distance != pytest.approx(by_hand(model, model.embed(several[:1])[0], gallery)[0][0], abs=2e-4)
     agrees(hits, expected)
