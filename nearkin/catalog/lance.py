@@ -110,6 +110,7 @@ class LanceStore:
         return found
 
     def publish(self, description: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self.folder / DESCRIBED, json.dumps(description, indent=1).encode())
 
     @errors_of_the_system()
