@@ -35,7 +35,7 @@ COMMANDS = {
 
 SWITCHES = ("--resume", "--overwrite", "--print_config")  # of nearkin train: they take no value
 
-FREE = "free some space and run the command again; a training goes on with --resume"
+FREE = "free some space and run the command again, a training with --resume"
 ALLOW = "make it accessible, or name another"
 ADVICE = {
     errno.ENOSPC: FREE,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nearkin.calibration import Calibration
 from nearkin.data import Pictures, Preprocessing, centre_crop, prefetch
-from nearkin.data.images import Source
+from nearkin.data.images import Picture, Source
 from nearkin.errors import InputError, nearest
 from nearkin.files import write_file
 from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
@@ -113,14 +113,19 @@ class Model:
         one = isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3))
         if one or isinstance(images, str | bytes | os.PathLike | Image.Image):
             raise TypeError(f"expected a sequence of pictures, got one {type(images).__name__}: embed([picture])")
+        if len(images) == 1:  # a search: to start threads would take as long as the rest
+            return self.run([self._stacked([self.architecture.image.decode(images[0])])])
         batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as threads:
 
             def decode(batch: Sequence[Source]) -> Tensor:
-                pictures = list(threads.map(self.architecture.image.decode, batch))
-                return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+                return self._stacked(list(threads.map(self.architecture.image.decode, batch)))
 
             return self.run(prefetch(decode, batches))
+
+    @staticmethod
+    def _stacked(squares: Sequence[Picture]) -> Tensor:
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
     def embed_pictures(self, pictures: Pictures, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress."""

@@ -77,9 +77,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(make_fo
     failed = subprocess.run(command(root, run.path), capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     last = failed.stderr.strip().splitlines()[-1]
-    assert (
-        "No space left on device; free some space and run the command again; a training goes on with --resume" in last
-    )
+    assert "No space left on device; free some space and run the command again, a training with --resume" in last
     assert str(run.path) in last
     assert not list(run.path.glob(".*.tmp"))
     filler.unlink()

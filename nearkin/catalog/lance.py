@@ -35,13 +35,16 @@ INDEXED_FROM = 10_000
 """Pictures. Below, looking at every one of them takes less than 25 ms."""
 
 LEFT_OUT = 2_000
-"""Pictures beside the index, which a search looks at one by one, before it is extended."""
+"""Pictures beside the index, which a search looks at one by one, before it is extended; a fiftieth of large tables."""
+
+PARTS = 8
+"""Of the index, before it is built anew: each extension is a part of its own, and a search goes through all."""
 
 PIECES = 32
 """Fragments of a table before they are merged: each append makes one, and each is opened by every search."""
 
-KEPT = timedelta(hours=1)
-"""How long a version is kept for those who are reading it."""
+KEPT = timedelta(minutes=1)
+"""How long a version is kept for those who are reading it. Many of them make every search slower."""
 
 TRIED = 150
 """Candidates for the neighbours of a picture while the graph is built: with 300, LanceDB's own choice, that takes 1.7
@@ -237,20 +240,16 @@ class LanceTable:
 
     @errors_of_the_system()
     def settle(self) -> None:
-        beside = parts = 0
-        if self.count() >= INDEXED_FROM:
-            state = self.table.index_stats(INDEX)
-            if state is None:
-                graph = HnswSq(distance_type="l2", num_partitions=1, ef_construction=TRIED)
-                self.table.create_index("vector", config=graph, name=INDEX)
-                parts = 1
-            else:
-                beside, parts = state.num_unindexed_rows, state.num_indices or 1
-        pieces: int = self.table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[index]
+        count, pieces = self.count(), self.table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[index]
+        graph = self.table.index_stats(INDEX) if count >= INDEXED_FROM else None
+        beside, parts = (0, 0) if graph is None else (graph.num_unindexed_rows, graph.num_indices or 1)
         # Lance does not merge pictures of two parts of the index: a piece for each part stays.
-        if beside > LEFT_OUT or pieces > PIECES + parts:
+        if beside > max(LEFT_OUT, count // 50) or pieces > PIECES + parts:
             # Nobody else is writing, so that files of no version are what killed writers have left.
             self.table.optimize(cleanup_older_than=KEPT, delete_unverified=True)
+        if count >= INDEXED_FROM and (graph is None or parts >= PARTS):
+            built = HnswSq(distance_type="l2", num_partitions=1, ef_construction=TRIED)
+            self.table.create_index("vector", config=built, name=INDEX, replace=True)
 
 
 def quoted(text: str) -> str:
