@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -44,8 +44,8 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a search found.
+class Answer(Sequence[Hit]):
+    """What a search found: the sequence of its hits, and what they say together.
 
     Args:
         hits: Nearest first.
@@ -57,6 +57,18 @@ class Answer:
     hits: list[Hit]
     threshold: float | None
     names: list[tuple[str, int]]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    @overload
+    def __getitem__(self, place: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Hit]: ...
+
+    def __getitem__(self, place: int | slice) -> Hit | list[Hit]:
+        return self.hits[place]
 
 
 class Catalog:

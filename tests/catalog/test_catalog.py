@@ -326,7 +326,10 @@ def test_without_a_calibration_nothing_is_called_a_match(nearkin, make_run, phot
 def test_from_python(index, run, photos, where):
     index()
     model, catalog, query = nk.load(run), nk.Catalog.open(str(where)), pictures(photos)[3]
-    agrees(catalog.search(str(query), k=4).hits, by_hand(model, model.embed([query])[0], pictures(photos)))
+    hits = catalog.search(str(query), k=4)
+    assert [*hits] == hits.hits == hits[:4]
+    assert (len(hits), hits[0].path) == (4, str(query))
+    agrees(hits, by_hand(model, model.embed([query])[0], pictures(photos)))
     assert catalog.search(read_image(query), k=4) == catalog.search(query, k=4)
 
 
