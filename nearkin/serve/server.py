@@ -41,7 +41,6 @@ def serve(
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise InputError("--token expects printable ASCII without spaces")
     live = Live(where, run)
-    torch.set_num_threads(1)  # requests run side by side
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     host = host.strip("[]")
     with socket.socket(family) as listening:
@@ -70,5 +69,6 @@ def serve(
             timeout_keep_alive=10,
             timeout_graceful_shutdown=5,
         )
+        torch.set_num_threads(1)  # requests run side by side
         with suppress(KeyboardInterrupt):  # how it is meant to be stopped
             uvicorn.Server(config).run(sockets=[listening])
