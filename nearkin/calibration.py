@@ -8,9 +8,10 @@ Small rates ask for quantiles that few pictures tell of, or none. Below the lowe
 follow a power law, as those of points of a few intrinsic dimensions do: the share within t is proportional to t^m, with
 m fitted to that fifth (Hill, "A simple general approach to inference about the tail of a distribution", 1975).
 
-The nearest of more strangers is nearer. For a catalogue of N pictures where the distances are of n strangers each, the
-rate is taken at 1 - (1 - rate)^(n / N): as if every n more pictures were another independent draw. They are less than
-that, as pictures of one kind resemble each other, so that false matches are rather fewer than asked for.
+The nearest of more strangers is nearer. For a catalogue of N pictures, more than the n strangers that the distances are
+of, the rate is taken at 1 - (1 - rate)^(n / N): as if every n more pictures were another independent draw. Pictures of
+one kind are less than that. So this holds where a catalogue has about as many pictures of a kind as the calibration
+had; where it has one of each, false matches can be two to four times as many as asked for.
 
 Shape key: n = pictures, D = embedding size.
 """
@@ -65,7 +66,8 @@ class Calibration:
         """
         if not 0 < rate < 1:
             raise ValueError(f"the false-match rate is a share in (0, 1), got {rate}")
-        each = -np.expm1(np.log1p(-rate) * self.strangers / max(pictures, 1))
+        # Fewer pictures may be of as many kinds: for them nothing is taken to be easier.
+        each = -np.expm1(np.log1p(-rate) * self.strangers / max(pictures, self.strangers))
         last = len(self.distances) - 1
         place, below = each * last, max(int(TAIL * last), min(LEAST, last))
         if place >= below:

@@ -149,6 +149,18 @@ def test_the_chosen_rate_of_false_matches_comes_true(dimensions, rate):
         assert 0.4 * rate <= np.mean(found) <= 1.5 * rate, (growth, found)
 
 
+def test_a_small_catalogue_makes_nothing_easier():
+    """It may hold as many kinds, one picture of each."""
+    calibration = calibrate(*Kinds(0, 6).draw(50, 20), held_out=True)
+    assert calibration.threshold(0.05, 50) == calibration.threshold(0.05, calibration.strangers)
+    shares = []
+    for seed in range(8):
+        kinds = Kinds(seed, 6)
+        threshold = calibrate(*kinds.draw(50, 20), held_out=True).threshold(0.05, 50)
+        shares.append(np.mean(nearest(kinds.draw(300, 1)[0], kinds.draw(50, 1)[0]) <= threshold))
+    assert np.mean(shares) <= 0.06
+
+
 def test_it_is_kept_with_the_model(tmp_path):
     torch.manual_seed(0)
     embedder = create_embedder(Backbone().build(), 8, "avg", None, 16).eval()

@@ -7,6 +7,9 @@ from nearkin.calibration import Calibration
 from nearkin.catalog.catalog import Answer
 from nearkin.data.folder import count
 
+FEW_CLASSES = 20
+"""Below, the share of false matches was two to four times the chosen one in trials with made-up kinds."""
+
 MARKS = {True: "match", False: "no match", None: ""}
 
 
@@ -49,10 +52,12 @@ def verdict(answer: Answer) -> str:
 def certainty(answer: Answer, calibration: Calibration | None) -> str:
     """Where the line between match and no match comes from."""
     if answer.threshold is None or calibration is None:
-        return "no threshold for a match: the model was trained by a version that did not measure it; train it again"
-    source = f"{count(calibration.classes, 'class')} " + (
-        "held out of the training"
-        if calibration.held_out
-        else "of the training itself, so more false matches than that; hold some out with --data.validation 0.2"
+        return "no threshold for a match: the run had too few classes to learn how near strangers come; train it anew"
+    classes = count(calibration.classes, "class")
+    text = (
+        f"a match is within {answer.threshold:.4f}: of pictures whose kind is not here, about "
+        f"{100 * answer.false_matches:g} % should find one, by {classes} "
     )
-    return f"a match is within {answer.threshold:.4f}, measured on {source}"
+    if not calibration.held_out:
+        return f"{text}of the training itself, so rather more do; hold some out with --data.validation 0.2"
+    return f"{text}held out of the training" + ("; so few tell it roughly" if calibration.classes < FEW_CLASSES else "")

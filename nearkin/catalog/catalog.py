@@ -52,11 +52,13 @@ class Answer(Sequence[Hit]):
         threshold: Distance within which a hit is a match; None where the model does not know.
         names: The labels of the matches and how many each has, most first, the nearer first of equals. All hits count
             where there is no threshold.
+        false_matches: Share of the queries of unknown kinds that the threshold is to let through.
     """
 
     hits: list[Hit]
     threshold: float | None
     names: list[tuple[str, int]]
+    false_matches: float
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -82,7 +84,7 @@ class Catalog:
 
     def __init__(self, store: Store, description: dict[str, Any], model: Model) -> None:
         self.store, self.description, self.model = store, description, model
-        self.table: Table = store.table(description["table"], model.architecture.width)
+        self.table: Table = store.table(description["table"], model.architecture.width, make=False)
 
     @classmethod
     def open(cls, where: str | Path, run: str | Path | None = None) -> "Catalog":
@@ -97,7 +99,12 @@ class Catalog:
         """
         store = open_store(where)
         description = existing(store)
-        return cls(store, description, model_of(store, description, run))
+        try:
+            return cls(store, description, model_of(store, description, run))
+        except InputError:
+            if store.description() == description:
+                raise
+            return cls.open(where, run)  # it has just changed over to another model
 
     @property
     def calibration(self) -> Calibration | None:
@@ -157,7 +164,7 @@ class Catalog:
         hits = [hit(record, distance, threshold) for record, distance in found]
         # Counter keeps the order of first appearance, so that of equals the nearer comes first.
         votes = Counter(each.label for each in hits if each.label is not None and each.match is not False)
-        return Answer(hits, threshold, votes.most_common())
+        return Answer(hits, threshold, votes.most_common(), false_matches)
 
 
 def hit(record: Record, distance: float, threshold: float | None) -> Hit:
@@ -210,8 +217,15 @@ def check_model(store: Store, description: dict[str, Any], model: Model) -> None
     Raises:
         InputError: It is another one.
     """
-    own = description["model"]["sha256"]
-    if model.sha256 != own:
+    own, architecture = description["model"]["sha256"], model.architecture
+    if model.sha256 == own:
+        said = {name: description["model"].get(name) for name in ("image", "normalize")}
+        if said != {"image": vars(architecture.image), "normalize": architecture.normalize}:
+            raise InputError(
+                f"{store.where} was made with the same weights but other preprocessing ({said}); use the run it was "
+                "made with, or index the pictures anew"
+            )
+    else:
         raise InputError(
             f"{store.where} was made with the model {own[:12]}, and this is {model.sha256[:12]}; use the run it was "
             "made with, or bring the catalogue to this one: nearkin index --upgrade RUN --catalog "

@@ -113,6 +113,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
         if description is None:
             jobs = jobs_below(photos)
             description = describe(store, run, model)
+            store.table(description["table"], model.architecture.width)
             store.publish(description)
         else:
             check_model(store, description, model)
@@ -141,7 +142,8 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
     Raises:
         InputError: There is no catalogue; the label is empty; a picture cannot be read: then none is named.
     """
-    if not label.strip():
+    label = label.strip()
+    if not label:
         raise InputError("expected a name for the pictures, got an empty one")
     store = open_store(where)
     with store.writing():

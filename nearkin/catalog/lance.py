@@ -117,7 +117,9 @@ class LanceStore:
         write_file(self.folder / DESCRIBED, json.dumps(description, indent=1).encode())
 
     @errors_of_the_system()
-    def table(self, name: str, size: int) -> "LanceTable":
+    def table(self, name: str, size: int, make: bool = True) -> "LanceTable":
+        if not make and name not in self.tables():
+            raise InputError(f"{self.where}: its pictures are gone (no {name}); {ANEW}")
         try:
             return LanceTable(self.database.create_table(name, schema=schema(size), exist_ok=True))
         except ValueError as error:

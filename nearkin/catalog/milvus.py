@@ -77,7 +77,9 @@ class MilvusStore:
         self._make(DESCRIBED, texts())
         write_text(self.client, "description", json.dumps(description))
 
-    def table(self, name: str, size: int) -> "MilvusTable":
+    def table(self, name: str, size: int, make: bool = True) -> "MilvusTable":
+        if not make and name not in self.tables():
+            raise InputError(f"{self.where}: its pictures are gone (no {name}); index them anew")
         self._make(DESCRIBED, texts())
         self._make(PREFIX + name, schema(size))
         fields = ask(self.client.describe_collection, PREFIX + name)["fields"]

@@ -97,8 +97,17 @@ class Store(Protocol):
     def publish(self, description: dict[str, Any]) -> None:
         """Replace the description, at once for all readers."""
 
-    def table(self, name: str, size: int) -> Table:
-        """The table of a name, for embeddings of length `size`; made if it is not there."""
+    def table(self, name: str, size: int, make: bool = True) -> Table:
+        """The table of a name, for embeddings of length `size`.
+
+        Args:
+            name: Its name.
+            size: D.
+            make: Make it if it is not there.
+
+        Raises:
+            InputError: It is not there, and is not to be made; or its embeddings have another length.
+        """
 
     def tables(self) -> list[str]:
         """Names of the tables."""

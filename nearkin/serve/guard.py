@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearkin.serve.problems import Problem
@@ -111,11 +111,8 @@ class Guard:
         """Whether a request shows the token: in its header, in the cookie, or, to the page alone, in its address."""
         assert self.token is not None
         shown = [headers.get("authorization", "").removeprefix("Bearer ")]
-        try:
-            cookie = SimpleCookie(headers.get("cookie", ""))
-            shown += [cookie[COOKIE].value] if COOKIE in cookie else []
-        except CookieError:
-            pass
+        # Others on this machine set cookies, too, and not all of them as SimpleCookie would have them.
+        shown += [unquote(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))]
         if scope["path"] == "/":
             shown += query(scope).get("token", [])
         return any(hmac.compare_digest(each.encode(), self.token.encode()) for each in shown)
@@ -173,8 +170,7 @@ async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
 
 async def welcome(token: str, send: Send) -> None:
     """Keep the token in a cookie and take it out of the address, where others might read it."""
-    cookie = SimpleCookie({COOKIE: token})
-    kept = f"{cookie[COOKIE].OutputString()}; Path=/; HttpOnly; SameSite=Strict"
+    kept = f"{COOKIE}={quote(token, safe='')}; Path=/; HttpOnly; SameSite=Strict"
     headers = [
         (b"location", b"/"),
         (b"set-cookie", kept.encode()),

@@ -2,10 +2,16 @@
 
 from http import HTTPStatus
 
-from nearkin.data.images import Picture, UnreadableImage, picture_size, read_image
+from nearkin.data.images import JPEG, Picture, UnreadableImage, picture_size, read_image
 from nearkin.serve.problems import Problem
 
+START_OF_SCAN = b"\xff\xda"  # nowhere else in a JPEG's pixels: there a zero follows every 255
+
 MOST_BYTES = 20 * 2**20
+MOST_SCANS = 100
+"""Passes over a progressive JPEG. Cameras and converters make about ten; each takes as long as the picture is large,
+and some twenty bytes are enough for one."""
+
 MOST_PIXELS = 50_000_000
 """150 MB once decoded: any phone's photograph, and no bomb."""
 
@@ -25,6 +31,8 @@ def read_upload(data: bytes, at_least: int | None = None) -> Picture:
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the picture has {width:,} x {height:,} pixels, the limit is {MOST_PIXELS // 10**6} megapixels",
             )
+        if data.startswith(JPEG) and data.count(START_OF_SCAN) > MOST_SCANS:
+            raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the JPEG has more than {MOST_SCANS} scans")
         return read_image(data, at_least)
     except UnreadableImage as error:
         reason = " ".join(str(error).removeprefix("image: ").split())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -64,6 +65,12 @@ def test_the_token_in_the_address_becomes_a_cookie(refused):
 @pytest.mark.parametrize("cookie", ["", "=", ";;;", f"{COOKIE}", f"{COOKIE}=", "\x00=a", f'{COOKIE}="', "a b=c\xff"])
 def test_odd_cookies(cookie, refused):
     refused(client(TOKEN).get("/", headers={"cookie": cookie.encode("latin-1")}), 401, "expected the token")
+
+
+@pytest.mark.parametrize("other", ['a={"x":1}', "x=a b", "ab[c]=1", 'a="', "=", ""])
+def test_the_cookie_counts_beside_those_of_others(other):
+    cookie = "; ".join(filter(None, (other, f"{COOKIE}={quote(TOKEN, safe='')}")))
+    assert client(TOKEN).get("/", headers={"cookie": cookie}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "[::1]:8000", "[::1]"])

@@ -34,7 +34,17 @@ def gif_bomb():
 
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 HTML = b"<!doctype html><script>alert(1)</script>"
+
+
+def many_scans():
+    """A progressive JPEG whose last scan comes 500 times: each is work for all of the picture."""
+    sound = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
+    last = sound.rindex(b"\xff\xda")
+    return sound[:last] + 500 * sound[last:-2] + sound[-2:]
+
+
 REFUSED = {
+    "too many scans": (many_scans(), 415, "the JPEG has more than 100 scans"),
     "nothing": (b"", 400, "expected a picture, got an empty body"),
     "an SVG": (SVG, 415, "the upload cannot be used: not a picture"),
     "HTML": (HTML, 415, "not a picture"),

@@ -114,8 +114,10 @@ function say(text, error = "") {
 function showAnswer({ hits, names, threshold }) {
   const matches = hits.filter((hit) => hit.match !== false).length;
   if (!hits.length) say("Nothing found: no picture of this label.");
-  else if (threshold !== null && !matches) say("No match: nothing here is near enough to be of the same kind.");
+  else if (threshold === null) say("This model does not know how near a match is.");
+  else if (!matches) say("No match: nothing here is near enough to be of the same kind.");
   else say(names.slice(0, 3).map(({ label, votes }) => `${label}: ${votes} of ${matches}`).join(" · ") || `${matches} near enough to be of the same kind.`);
+  byId("rate").disabled = threshold === null;
   const items = [];
   hits.forEach((hit, place) => {
     if (hit.match === false && (place === 0 || hits[place - 1].match)) {
@@ -232,7 +234,6 @@ byId("zoom-in").addEventListener("click", () => map.zoomBy(1.6));
 byId("zoom-out").addEventListener("click", () => map.zoomBy(1 / 1.6));
 byId("whole").addEventListener("click", () => map.reset());
 addEventListener("hashchange", follow);
-addEventListener("popstate", follow);
 
 follow();
 map.load();

@@ -43,7 +43,7 @@ export class PictureMap {
     this.y = Float32Array.from(y, (value) => -value);
     this.index = new Map(ids.map((id, i) => [id, i]));
     this.marked = new Set();
-    this.hovered = null;
+    this.hover(null);
     this.color();
     const part = total > ids.length ? `${whole(ids.length)} of ${whole(total)} pictures, by lot` : `${whole(total)} pictures`;
     byId("map-note").textContent = quality === "good"
