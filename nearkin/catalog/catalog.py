@@ -150,9 +150,14 @@ class Catalog:
         return np.asarray(mean, dtype=np.float32)
 
     def nearest(
-        self, vector: Vectors, k: int = 10, label: str | None = None, false_matches: float = FALSE_MATCHES
+        self,
+        vector: Vectors,
+        k: int = 10,
+        label: str | None = None,
+        false_matches: float = FALSE_MATCHES,
+        but: str | None = None,
     ) -> Answer:
-        """Find the pictures nearest to an embedding (D,); otherwise as `search`."""
+        """Find the pictures nearest to an embedding (D,), but for the one with an id; otherwise as `search`."""
         if k < 1:
             raise InputError(f"expected at least 1 hit, got k={k}")
         if not 0 < false_matches < 1:
@@ -160,8 +165,9 @@ class Catalog:
         threshold = None
         if self.calibration is not None:
             threshold = self.calibration.threshold(false_matches, self.table.count())
-        found = self.table.nearest(vector[None], k, label)[0]
-        hits = [hit(record, distance, threshold) for record, distance in found]
+        found = self.table.nearest(vector[None], k if but is None else k + 1, label)[0]
+        others = [(record, distance) for record, distance in found if record.id != but]
+        hits = [hit(record, distance, threshold) for record, distance in others[:k]]
         # Counter keeps the order of first appearance, so that of equals the nearer comes first.
         votes = Counter(each.label for each in hits if each.label is not None and each.match is not False)
         return Answer(hits, threshold, votes.most_common(), false_matches)

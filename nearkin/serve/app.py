@@ -131,14 +131,14 @@ def create_app(live: Live) -> FastAPI:
 
         return shown(await work(task))
 
-    @app.get("/api/similar/{id}", summary="The pictures nearest to one of the catalogue")
+    @app.get("/api/similar/{id}", summary="The other pictures nearest to one of the catalogue")
     async def similar(
         id: Id, k: K = 24, label: Label = None, crop: CropText = None, false_matches: Rate = FALSE_MATCHES
     ) -> dict[str, Any]:
         def task(catalog: Catalog) -> Answer:
             entry = entry_of(catalog, id)
             vector = entry.vector if crop is None else catalog.embed(whole(entry), numbers(crop))
-            return catalog.nearest(vector, k, label, false_matches)
+            return catalog.nearest(vector, k, label, false_matches, but=id)
 
         return shown(await work(task))
 

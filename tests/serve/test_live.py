@@ -15,7 +15,7 @@ from nearkin.serve.live import Live
 
 def test_a_label_given_while_serving_is_seen(client_of, own, photos):
     client = client_of(own / "catalog")
-    similar = f"/api/similar/{id_of(str(photos[0]))}?label=new"
+    similar = f"/api/similar/{id_of(str(photos[-1]))}?label=new"
     assert client.get(similar).json()["hits"] == []
     wait_for(lambda: client.get("/api/map").json()["quality"] == "good", seconds=60)
     places = client.get("/api/map").json()["x"]

@@ -132,19 +132,24 @@ def test_every_picture_has_a_text_and_is_loaded(opened, folder):
     wait_for(lambda: opened.execute_script(loaded))
 
 
+def ids(browser):
+    return browser.execute_script("return [...document.querySelectorAll('#hits .hit')].map(hit => hit.dataset.id)")
+
+
 def test_clicking_a_hit_searches_from_it_and_back_goes_back(opened, folder):
     upload(opened, folder / "class-01" / "00.png")
-    second = hits(opened)[1]
-    name = second.get_dom_attribute("data-id")
-    second.find_element(By.CLASS_NAME, "open").click()
-    wait_for(lambda: first(opened)[0] == name and settled(opened))
-    assert opened.current_url.endswith(f"#{name}")
-    third = hits(opened)[2]
-    other = third.get_dom_attribute("data-id")
-    third.find_element(By.CLASS_NAME, "open").click()
-    wait_for(lambda: first(opened)[0] == other)
+    one = ids(opened)[1]
+    hits(opened)[1].find_element(By.CLASS_NAME, "open").click()
+    wait_for(lambda: settled(opened) and len(ids(opened)) == 24 and one not in ids(opened))
+    assert opened.current_url.endswith(f"#{one}")
+    assert opened.execute_script("return document.activeElement.id") == "results"
+    of_one = ids(opened)
+    other = of_one[2]
+    hits(opened)[2].find_element(By.CLASS_NAME, "open").click()
+    wait_for(lambda: settled(opened) and len(ids(opened)) == 24 and other not in ids(opened))
     opened.back()
-    wait_for(lambda: first(opened)[0] == name)
+    wait_for(lambda: ids(opened) == of_one)
+    assert opened.current_url.endswith(f"#{one}")
 
 
 def test_a_crop_searches_with_the_part(opened, folder, tmp_path):
@@ -272,7 +277,8 @@ def test_by_keyboard_alone(opened):
         ActionChains(opened).send_keys(Keys.TAB).perform()
         where = opened.execute_script(
             """const e = document.activeElement, s = getComputedStyle(e);
-            return [e.id || e.className || e.tagName, e.id === 'file' || s.outlineStyle !== 'none'];"""
+            const shown = e.id === 'file' ? getComputedStyle(document.querySelector('#drop label.button')) : s;
+            return [e.id || e.className || e.tagName, shown.outlineStyle !== 'none'];"""
         )
         assert where[1], f"{where[0]} shows no focus"
         reached.append(where[0])

@@ -85,8 +85,10 @@ async function search() {
       : await ask(address(`/api/similar/${asked.id}`, parameters), { signal });
     if (signal.aborted) return;
     showAnswer(answer);
+    // The button that was pressed is gone with the hits before: those who read by keyboard go on at the new ones.
+    if (document.activeElement === document.body) byId("results").focus({ preventScroll: true });
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (signal.aborted) return;
     byId("hits").replaceChildren();
     say("", error.message);
   } finally {
@@ -97,9 +99,10 @@ async function search() {
 /** The crop in pixels of the file: of a catalogue's picture the browser may see a smaller copy. */
 async function cropText() {
   if (!crop.frame) return null;
+  const asked = query;
   await image.decode().catch(() => {});
-  if (query.file) return crop.text();
-  const { width, height } = await ask(`/api/size/${query.id}`);
+  if (asked.file) return crop.text();
+  const { width, height } = await ask(`/api/size/${asked.id}`);
   return crop.text(width, height);
 }
 
@@ -146,7 +149,11 @@ function card(hit) {
 }
 
 async function explain(hit) {
-  await why.open({ ...query, crop: await cropText(), source: await meant() }, hit);
+  try {
+    await why.open({ ...query, crop: await cropText(), source: await meant() }, hit);
+  } catch (error) {
+    say("", error.message);
+  }
 }
 
 /** The address of what is meant: the query, or the part of it in the frame. */
@@ -161,10 +168,10 @@ async function meant() {
 
 // The catalogue
 
-function loaded({ ids, names, total }) {
+function loaded({ names, total }) {
   byId("about").textContent = `${whole(total)} pictures, ${whole(names.length)} labels`;
   byId("labels").replaceChildren(...names.map((name) => element("option", { value: name })));
-  if (!query && ids.length) browse();
+  if (!query && !byId("hits").children.length) browse();
 }
 
 /** Some pictures of the catalogue, by lot, to begin from. */

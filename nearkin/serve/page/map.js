@@ -13,6 +13,7 @@ const POLL = 3000; // ms until the map is asked for again, while only the quick 
 export class PictureMap {
   view = { x: 0, y: 0, zoom: 1 };
   ids = [];
+  found = []; // ids of what is marked
   marked = new Set(); // indices: what is found or in the lasso stands out
   hovered = null;
   lasso = null; // the path that is being drawn, in places of the map
@@ -30,7 +31,9 @@ export class PictureMap {
     try {
       const found = await ask("/api/map");
       if (found.quality === "good") again = 5 * POLL;
-      if (found.quality !== this.quality || found.total !== this.total || found.ids.length !== this.ids.length) this.show(found);
+      const contents = JSON.stringify([found.quality, found.total, found.names, found.labels, found.ids[0], found.x[0]]);
+      if (contents !== this.contents) this.show(found);
+      this.contents = contents;
     } catch (error) {
       byId("map-note").textContent = error.message;
     }
@@ -42,8 +45,8 @@ export class PictureMap {
     this.x = Float32Array.from(x);
     this.y = Float32Array.from(y, (value) => -value);
     this.index = new Map(ids.map((id, i) => [id, i]));
-    this.marked = new Set();
     this.hover(null);
+    this.mark(this.found);
     this.color();
     const part = total > ids.length ? `${whole(ids.length)} of ${whole(total)} pictures, by lot` : `${whole(total)} pictures`;
     byId("map-note").textContent = quality === "good"
@@ -74,6 +77,7 @@ export class PictureMap {
   }
 
   mark(ids) {
+    this.found = ids;
     this.marked = new Set(ids.map((id) => this.index?.get(id)).filter((i) => i !== undefined));
     this.invalidate();
   }
