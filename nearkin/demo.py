@@ -44,7 +44,7 @@ def settings(out: Path, seed: int) -> config.Settings:
 
 
 def search_in_demo(run: RunFolder) -> str:
-    """Index the pictures of the characters that the run has never seen, search with one, and say what was found."""
+    """Index all pictures of the demo, search with one of a character never seen, and say what was found."""
     from nearkin.catalog import Catalog, index
     from nearkin.catalog.answers import as_text
 
