@@ -11,7 +11,7 @@ m fitted to that fifth (Hill, "A simple general approach to inference about the 
 The nearest of more strangers is nearer. For a catalogue of N pictures, more than the n strangers that the distances are
 of, the rate is taken at 1 - (1 - rate)^(n / N): as if every n more pictures were another independent draw. Pictures of
 one kind are less than that. So this holds where a catalogue has about as many pictures of a kind as the calibration
-had; where it has one of each, false matches can be two to four times as many as asked for.
+had; where it has one of each, false matches can be several times as many as asked for (`benchmarks/calibration.py`).
 
 Shape key: n = pictures, D = embedding size.
 """

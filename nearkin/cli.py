@@ -200,7 +200,6 @@ def index(arguments: list[str]) -> None:
         parser.error("expected a run and a folder of pictures")
 
     from nearkin import catalog
-    from nearkin.catalog.store import open_store
 
     try:
         if options.upgrade is not None:
@@ -210,7 +209,7 @@ def index(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         fail(f"stopped; what is written stays, the rest goes on with: nearkin index {shlex.join(arguments)}", 1)
     print(done)
-    print(f"catalogue: {open_store(options.catalog).where}")
+    print(f"catalogue: {options.catalog}")
 
 
 def search(arguments: list[str]) -> None:

@@ -8,8 +8,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nearkin.class_keys import Tree
 from nearkin.comparison import Run
-from nearkin.config import Settings, Tree
+from nearkin.config import Settings
 from nearkin.embed import DESCRIPTION
 from nearkin.errors import InputError
 from nearkin.files import write_file

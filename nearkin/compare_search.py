@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from nearkin import tuning
+from nearkin.class_keys import Tree
 from nearkin.compare_runs import Job, Runner, make_job, steps_done
 from nearkin.compare_table import as_csv
 from nearkin.comparison import TUNED, Method, Run
-from nearkin.config import Settings, Tree
+from nearkin.config import Settings
 from nearkin.errors import InputError
 from nearkin.files import write_file
+from nearkin.rehearsal import blame
 from nearkin.run_folder import RunFolder
-from nearkin.train import blame
 
 
 def search_all(methods: Sequence[Method], trials: int, table: Path) -> list[Method]:

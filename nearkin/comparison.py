@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nearkin.config import Tree
+from nearkin.class_keys import Tree
 from nearkin.statistics import Estimate, difference, estimate
 
 Key = tuple[int, int | None]

@@ -1,9 +1,15 @@
-"""Files that are there whole or not at all, and the names that people give to places on the disk."""
+"""Files that are there whole or not at all, files that one process has alone, and what people call places."""
 
+import fcntl
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nearkin.errors import InputError
+
+log = logging.getLogger("nearkin")
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -22,6 +28,25 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not know its file
+
+
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Be the only process that has a file, made if it is not there; while another has it, log `busy` once and wait.
+
+    Raises:
+        OSError: The file cannot be made or written to.
+    """
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+        except BlockingIOError:
+            log.warning("%s", busy)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def absolute(key: str, said: object) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nearkin.config import Tree
+from nearkin.class_keys import Tree
 from nearkin.errors import InputError
 
 OBJECTIVE = "map@r"

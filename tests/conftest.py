@@ -1,4 +1,5 @@
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def make_folder(tmp_path):
         return write_pictures(tmp_path / name, sizes, side)
 
     return make
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Make a disk of so many megabytes: its place, and how to mount it otherwise."""
+    place = tmp_path / "disk"
+
+    def make(megabytes):
+        place.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs"]
+        mounted = subprocess.run(["mount", *options, place], capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"needs to mount a file system of {megabytes} MB: {mounted.stderr.strip()}")
+        return place, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+    yield make
+    if place.is_mount():
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.fixture

@@ -59,20 +59,10 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(make_folder, tmp_pat
     assert rows[0] == rows[1]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs to mount a file system of 3 MB: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(make_folder, tmp_path, small_disk):
-    root, run = make_folder([8] * 40), RunFolder(small_disk / "run")
-    filler = small_disk / "filler"
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(make_folder, tmp_path, disk):
+    place, remount = disk(3)
+    root, run = make_folder([8] * 40), RunFolder(place / "run")
+    filler = place / "filler"
     filler.write_bytes(bytes(1_000_000))
     failed = subprocess.run(command(root, run.path), capture_output=True, text=True, check=False)
     assert failed.returncode == 2
@@ -81,7 +71,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(make_fo
     assert str(run.path) in last
     assert not list(run.path.glob(".*.tmp"))
     filler.unlink()
-    subprocess.run(["mount", "-o", "remount,size=30m", str(small_disk)], check=True)
+    remount("size=30m")
     subprocess.run(command(root, run.path, "--resume"), check=True, capture_output=True)
     whole = RunFolder(tmp_path / "whole")
     subprocess.run(command(root, whole.path), check=True, capture_output=True)

@@ -4,14 +4,13 @@ The folder holds `catalog.json` (the description), `models/` and one Lance table
 its table, which counts once its manifest stands in the folder.
 """
 
-import fcntl
 import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from lancedb.query import LanceVectorQueryBuilder
 from nearkin.catalog.store import Entry, Found, Record, Vectors
 from nearkin.embed import DESCRIPTION, WEIGHTS
 from nearkin.errors import InputError
-from nearkin.files import write_file
+from nearkin.files import locked, write_file
 
 log = logging.getLogger("nearkin")
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else Lance warns of them on every extension
@@ -154,23 +153,17 @@ class LanceStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise InputError(
-                f"a catalogue is a folder that can be written to, and {self.folder} cannot be ({error.strerror}); "
-                "name another with --catalog"
-            ) from error
-        try:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
-            except BlockingIOError:
-                log.warning("%s: another process is writing into it; waiting for that", self.folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                busy = f"{self.folder}: another process is writing into it; waiting for that"
+                held.enter_context(locked(self.folder / ".lock", busy))
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise InputError(
+                    f"a catalogue is a folder that can be written to, and {self.folder} cannot be ({error.strerror}); "
+                    "name another with --catalog"
+                ) from error
             yield
-        finally:
-            os.close(lock)
 
 
 class LanceTable:

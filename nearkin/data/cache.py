@@ -16,7 +16,6 @@ that are gone stay until the folder is removed, which is safe between runs.
 """
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -25,7 +24,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -39,7 +38,7 @@ from numpy.typing import NDArray
 from nearkin.data.images import Picture, UnreadableImage, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.errors import InputError
-from nearkin.files import write_file
+from nearkin.files import locked, write_file
 
 log = logging.getLogger("nearkin")
 
@@ -239,28 +238,22 @@ class Cache:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Make the folder and wait until no other process adds rows."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.folder).close()
-            for each in (self.pictures, self.json, self.lock):
-                if each.is_dir():
-                    raise UnusableCache(
-                        f"data.cache expects a file {each}, but that is a folder; remove it, or name another cache"
-                    )
-            lock = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UnusableCache(
-                f"data.cache expects a folder that can be written to, but {self.folder} cannot be ({error.strerror}); "
-                "name another, or leave it out"
-            ) from error
-        try:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
-            except BlockingIOError:
-                log.warning("%s: another process is decoding into it; waiting for that", self.folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.folder).close()
+                for each in (self.pictures, self.json, self.lock):
+                    if each.is_dir():
+                        raise UnusableCache(
+                            f"data.cache expects a file {each}, but that is a folder; remove it, or name another cache"
+                        )
+                busy = f"{self.folder}: another process is decoding into it; waiting for that"
+                held.enter_context(locked(self.lock, busy))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise UnusableCache(
+                    f"data.cache expects a folder that can be written to, but {self.folder} cannot be "
+                    f"({error.strerror}); name another, or leave it out"
+                ) from error
             yield
-        finally:
-            os.close(lock)

@@ -93,13 +93,14 @@ def read_image(source: Source, at_least: int | None = None) -> Picture:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture in a file's content, as they are stored; only its header is read.
+    """Width and height of a picture in a file's content, upright; only its header is read.
 
     Raises:
         UnreadableImage: It is no picture, or its header is damaged.
     """
-    width, height = _open(io.BytesIO(data), "image").size
-    return width, height
+    image = _open(io.BytesIO(data), "image")
+    width, height = image.size
+    return (height, width) if _orientation(image) > 4 else (width, height)
 
 
 def to_square(picture: Picture, size: int, fit: Fit = "squash") -> Picture:

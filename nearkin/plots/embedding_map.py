@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 SHARES = 100  # a class may take 1/100 of a subset, more where there are fewer classes
 FEWEST_FOR_TSNE = 8  # fewer points have no neighbourhoods to keep
+EXACT = 5_000  # points whose neighbours are found by looking at every pair
 SPREAD = 1e-4  # of the first layout, as openTSNE and scikit-learn start: small, so that points can still pass
 
 
@@ -44,7 +45,7 @@ def embedding_map(embeddings: NDArray[np.float32], seed: int = 0) -> NDArray[np.
     """Lay out embeddings (n, D) in the plane.
 
     Fewer than FEWEST_FOR_TSNE points are laid out by their principal components, points that are all the same
-    in one place. The same input gives the same map.
+    in one place. The same input gives the same map. Beyond EXACT points neighbours and forces are approximate.
 
     Returns:
         Coordinates (n, 2), centred, the longer side spanning [-1, 1].
@@ -53,9 +54,14 @@ def embedding_map(embeddings: NDArray[np.float32], seed: int = 0) -> NDArray[np.
     layout = _principal_components(points)
     if len(points) >= FEWEST_FOR_TSNE and layout.any():
         layout = _tsne(points, layout, seed)
-    low, high = layout.min(axis=0), layout.max(axis=0)
+    return framed(layout)
+
+
+def framed(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centre places (n, 2), n at least 1, and let the longer side span [-1, 1]."""
+    low, high = places.min(axis=0), places.max(axis=0)
     half = float(np.max(high - low)) / 2
-    centred: NDArray[np.float64] = layout - (low + high) / 2
+    centred: NDArray[np.float64] = places - (low + high) / 2
     return centred / (half or 1)
 
 
@@ -73,11 +79,12 @@ def _tsne(points: NDArray[np.float64], start: NDArray[np.float64], seed: int) ->
 
     # Copies start apart, or they would have nothing to push them off a line.
     jitter = np.random.default_rng(seed).normal(scale=0.01, size=start.shape)
+    exact = len(points) <= EXACT
     tsne = TSNE(
         perplexity=perplexity(len(points)),
         initialization=SPREAD * (start / start[:, 0].std() + jitter),
-        neighbors="exact",
-        negative_gradient_method="bh",  # at up to 5,000 points several times faster than interpolation
+        neighbors="exact" if exact else "annoy",
+        negative_gradient_method="bh" if exact else "fft",  # the former is several times faster for few
         n_jobs=1,  # sums in one order: the same map on every machine with the same arithmetic
         random_state=seed,
     )

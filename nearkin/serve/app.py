@@ -29,7 +29,7 @@ from nearkin.catalog import Answer, Catalog
 from nearkin.catalog.answers import as_json
 from nearkin.catalog.catalog import FALSE_MATCHES, Crop, cropped
 from nearkin.catalog.store import Entry
-from nearkin.data.images import Picture, UnreadableImage, read_image
+from nearkin.data.images import Picture, UnreadableImage, picture_size, read_image
 from nearkin.errors import InputError
 from nearkin.serve.live import Live
 from nearkin.serve.problems import Problem
@@ -186,7 +186,10 @@ def create_app(live: Live) -> FastAPI:
 
     @app.get("/api/size/{id}", summary="Width and height of a picture, in pixels")
     async def size(id: Id) -> dict[str, int]:
-        height, width, _ = await work(lambda catalog: whole(entry_of(catalog, id)).shape)
+        def task(catalog: Catalog) -> tuple[int, int]:
+            return from_file(entry_of(catalog, id), lambda path: picture_size(path.read_bytes()))
+
+        width, height = await work(task)
         return {"width": width, "height": height}
 
     @app.get("/api/health", summary="Whether the server answers, and with what")
@@ -243,16 +246,22 @@ def entry_of(catalog: Catalog, id: str) -> Entry:
 
 
 def whole(entry: Entry) -> Picture:
-    """The picture itself, from its file.
+    """The picture itself; otherwise as `from_file`."""
+    return from_file(entry, read_image)
+
+
+def from_file(entry: Entry, read: Callable[[Path], T]) -> T:
+    """What a function reads from the file of a picture.
 
     Raises:
         Problem: The file is gone or damaged.
     """
+    path = Path(entry.record.path)
     try:
-        return read_image(Path(entry.record.path))
+        return read(path)
     except (OSError, UnreadableImage) as error:
-        name = Path(entry.record.path).name
-        raise Problem(HTTPStatus.NOT_FOUND, f"the file of {name} is gone or damaged since it was indexed") from error
+        line = f"the file of {path.name} is gone or damaged since it was indexed"
+        raise Problem(HTTPStatus.NOT_FOUND, line) from error
 
 
 def as_jpeg(picture: Picture) -> bytes:

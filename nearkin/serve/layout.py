@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from nearkin.catalog import Catalog
 from nearkin.catalog.store import Vectors
+from nearkin.plots.embedding_map import embedding_map, framed
 
 log = logging.getLogger("nearkin")
 
 MOST = 50_000
 """Pictures on the map; of more, as many by lot. A browser draws these without a stutter."""
-
-EXACT = 5_000
-"""Pictures up to which t-SNE looks at every pair; beyond, neighbours and forces are approximate."""
 
 COMPONENTS = 50
 """What t-SNE is given of longer embeddings, as van der Maaten and Hinton do: distances change little, time a lot."""
@@ -44,7 +42,7 @@ class Layout:
     quality: Literal["quick", "good"]
     ids: list[str]
     labels: list[str | None]
-    places: NDArray[np.float32]
+    places: NDArray[np.floating]
     total: int
 
 
@@ -58,7 +56,7 @@ class Maps:
         self.of: tuple[str, int] | None = None  # the table and its version
         self.contents: list[tuple[str, str]] = []  # ids and content of what is on the map
         self.worker: ProcessPoolExecutor | None = None
-        self.better: Future[NDArray[np.float32]] | None = None
+        self.better: Future[NDArray[np.float64]] | None = None
 
     def current(self, catalog: Catalog) -> Layout:
         """The layout of the catalogue as it is now; the quick one until the good one is ready.
@@ -99,12 +97,15 @@ class Maps:
         ids = [id for id in ids if id in row]  # what was removed between the two looks is not on the map
         components = principal_components(vectors[[row[id] for id in ids]], COMPONENTS)
         labels = [records[id].label for id in ids]
-        self.layout = Layout("quick", ids, labels, framed(components[:, :2]), len(records))
+        places = framed(components[:, :2].astype(np.float64)) if ids else components[:, :2]
+        self.layout = Layout("quick" if ids else "good", ids, labels, places, len(records))
         self.contents = [(id, records[id].sha256) for id in ids]
+        if not ids:
+            return
         if self.worker is None:
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
             self.worker = ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(10,))
-        self.better = self.worker.submit(neighbourhoods, components, self.seed)
+        self.better = self.worker.submit(embedding_map, components, self.seed)
 
     def close(self) -> None:
         """End the other process."""
@@ -125,32 +126,3 @@ def principal_components(vectors: Vectors, most: int) -> NDArray[np.float32]:
     _, axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
     projected = centred @ axes[:, ::-1][:, :most].astype(np.float32)
     return np.pad(projected, ((0, 0), (0, most - projected.shape[1])))
-
-
-def neighbourhoods(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Lay out points by t-SNE (n, 2), starting from their first two columns."""
-    from nearkin.plots.embedding_map import embedding_map, perplexity
-
-    if len(points) <= EXACT or not points.any():
-        return embedding_map(points, seed).astype(np.float32) if len(points) else points[:, :2]
-    from openTSNE import TSNE
-
-    tsne = TSNE(
-        perplexity=perplexity(len(points)),
-        initialization=1e-4 * points[:, :2] / points[:, 0].std(),
-        neighbors="annoy",
-        negative_gradient_method="fft",
-        n_jobs=max(1, (os.cpu_count() or 2) // 2),
-        random_state=seed,
-    )
-    return framed(np.asarray(tsne.fit(points), dtype=np.float32))
-
-
-def framed(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre places (n, 2) and let the longer side span [-1, 1]."""
-    if not len(places):
-        return places
-    low, high = places.min(axis=0), places.max(axis=0)
-    half = float(np.max(high - low)) / 2
-    within: NDArray[np.float32] = (places - (low + high) / 2) / (half or 1)
-    return within

@@ -678,20 +678,8 @@ def test_a_lost_model_is_one_line(nearkin, catalog, run, photos, where):
     assert nearkin("search", where, pictures(photos)[0], "--run", run)[0] == 0
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of 2 MB, and how to mount it otherwise."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs to mount a file system of 2 MB: {mounted.stderr.decode().strip()}")
-    yield place, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def test_a_full_disk_is_one_line_and_nothing_is_lost(nearkin, run, photos, disk, make_folder):
-    place, remount = disk
+    place, remount = disk(2)
     where, query = place / "catalog", pictures(photos)[0]
     assert nearkin("index", run, photos, "--catalog", where)[0] == 0
     before = searched(nearkin, where, query, "-k", 30)
@@ -710,7 +698,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(nearkin, run, photos, disk,
 
 
 def test_a_catalogue_that_cannot_be_written_to_can_be_searched(nearkin, run, photos, disk, make_run):
-    place, remount = disk
+    place, remount = disk(2)
     where, query = place / "catalog", pictures(photos)[0]
     nearkin("index", run, photos, "--catalog", where)
     before = searched(nearkin, where, query)
