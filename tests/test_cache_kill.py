@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_kill import small_disk  # noqa: F401
 
 from nearkin.data import Preprocessing, read_all, scan
 from nearkin.data.cache import Cache
@@ -66,8 +65,9 @@ def test_two_that_build_at_once(make_folder, tmp_path):
     assert Cache(cache, PREPROCESSING).pictures.stat().st_size == 1000 * ROW
 
 
-def test_a_full_disk_is_one_line_and_what_was_there_stays(make_folder, tmp_path, small_disk):  # noqa: F811
-    root, cache = make_folder([10] * 10, side=100), small_disk / "cache"
+def test_a_full_disk_is_one_line_and_what_was_there_stays(make_folder, tmp_path, disk):
+    place, _ = disk(3)
+    root, cache = make_folder([10] * 10, side=100), place / "cache"
     check(root, cache)
     file = Cache(cache, PREPROCESSING)
     before = {path: path.read_bytes() for path in cache.iterdir()}
