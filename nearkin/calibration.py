@@ -8,10 +8,11 @@ Small rates ask for quantiles that few pictures tell of, or none. Below the lowe
 follow a power law, as those of points of a few intrinsic dimensions do: the share within t is proportional to t^m, with
 m fitted to that fifth (Hill, "A simple general approach to inference about the tail of a distribution", 1975).
 
-The nearest of more strangers is nearer. For a catalogue of N pictures, more than the n strangers that the distances are
-of, the rate is taken at 1 - (1 - rate)^(n / N): as if every n more pictures were another independent draw. Pictures of
-one kind are less than that. So this holds where a catalogue has about as many pictures of a kind as the calibration
-had; where it has one of each, false matches can be several times as many as asked for (`benchmarks/calibration.py`).
+The nearest of more strangers is nearer. For a search among N pictures (those of a label, where it looks at no others),
+more than the n strangers that the distances are of, the rate is taken at 1 - (1 - rate)^(n / N): as if every n more
+pictures were another independent draw. Pictures of one kind are less than that. So this holds where a catalogue has
+about as many pictures of a kind as the calibration had; where it has one of each, false matches can be several times as
+many as asked for (`benchmarks/calibration.py`).
 
 Shape key: n = pictures, D = embedding size.
 """
@@ -59,7 +60,7 @@ class Calibration:
 
         Args:
             rate: Share of the queries of unknown kinds that may find a match, in (0, 1).
-            pictures: N, in the catalogue, at least 1.
+            pictures: N, that are searched among.
 
         Raises:
             ValueError: The rate is not in (0, 1).

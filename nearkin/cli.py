@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from nearkin.errors import InputError, nearest
+from nearkin.errors import InputError, nearest, printable
 from nearkin.files import absolute
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ USAGE = "usage: nearkin COMMAND ...\n\n" + "\n".join(f"  {name:10s} {text}" for 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 2 the command or its input is wrong, 1 anything else."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[lines])
     logging.getLogger("nearkin").setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
@@ -209,7 +211,7 @@ def index(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         fail(f"stopped; what is written stays, the rest goes on with: nearkin index {shlex.join(arguments)}", 1)
     print(done)
-    print(f"catalogue: {options.catalog}")
+    print(f"catalogue: {printable(options.catalog)}")
 
 
 def search(arguments: list[str]) -> None:
@@ -277,7 +279,7 @@ def label(arguments: list[str]) -> None:
     from nearkin import catalog
 
     done = catalog.name(options.catalog, options.name, options.images, options.run)
-    print(f"{options.name}: {done}")
+    print(f"{printable(options.name)}: {done}")
 
 
 def export(arguments: list[str]) -> None:
@@ -380,8 +382,15 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see nearkin {self.prog.split()[-1]} --help")
 
 
+class Lines(logging.Formatter):
+    """What is logged, as a terminal may show it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+
 def fail(message: str, status: int) -> NoReturn:
-    print(f"nearkin: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nearkin: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)
 
 

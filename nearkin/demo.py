@@ -55,7 +55,6 @@ def search_in_demo(run: RunFolder) -> str:
     unseen = run.result()["protocol"]["scored"]
     query = sorted((pictures / unseen[len(unseen) // 2]).iterdir())[0]
     catalog = Catalog.open(where)
-    # The query itself is in the catalogue, nearest of all.
     answer = catalog.search(query, k=6)
     return "\n".join(
         [

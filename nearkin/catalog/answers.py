@@ -6,11 +6,13 @@ from typing import Any
 from nearkin.calibration import Calibration
 from nearkin.catalog.catalog import Answer
 from nearkin.data.folder import count
+from nearkin.errors import printable
 
 FEW_CLASSES = 20
 """Below, false matches were up to twelve times as many as asked for in `benchmarks/calibration.py`."""
 
 MARKS = {True: "match", False: "no match", None: ""}
+ITSELF = "itself"
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -31,22 +33,28 @@ def as_text(answer: Answer, calibration: Calibration | None) -> str:
     here = Path.cwd()
     paths = [Path(hit.path) for hit in answer.hits]
     shown = [str(path.relative_to(here)) if path.is_relative_to(here) else str(path) for path in paths]
-    width = max(len(hit.label or "") for hit in answer.hits)
+    labels = [printable(hit.label or "") for hit in answer.hits]
+    width = max(map(len, labels))
     lines = [
-        f"{place:3d}  {hit.distance:7.4f}  {MARKS[hit.match]:8s}  {hit.label or '':{width}s}  {path}"
-        for place, (hit, path) in enumerate(zip(answer.hits, shown, strict=True), start=1)
+        f"{place:3d}  {hit.distance:7.4f}  {ITSELF if hit.itself else MARKS[hit.match]:8s}  {label:{width}s}  "
+        f"{printable(path)}"
+        for place, (hit, label, path) in enumerate(zip(answer.hits, labels, shown, strict=True), start=1)
     ]
     return "\n".join([*lines, "", verdict(answer), certainty(answer, calibration)])
 
 
 def verdict(answer: Answer) -> str:
     """What the picture is, as far as the matches tell."""
-    if answer.threshold is not None and not any(hit.match for hit in answer.hits):
-        return "no match: nothing here is near enough to be of the same kind"
+    others = [hit for hit in answer.hits if not hit.itself]
+    if not others:
+        return "no names: nothing was found but the picture itself"
+    if answer.threshold is not None and not any(hit.match for hit in others):
+        other = "else " if len(others) < len(answer) else ""
+        return f"no match: nothing {other}here is near enough to be of the same kind"
     if not answer.names:
         return "no names: none of the matches has a label"
-    total = sum(1 for hit in answer.hits if hit.match is not False)
-    return "; ".join(f"{label}: {votes} of {count(total, 'vote')}" for label, votes in answer.names)
+    total = sum(1 for hit in others if hit.match is not False)
+    return "; ".join(f"{printable(label)}: {votes} of {count(total, 'vote')}" for label, votes in answer.names)
 
 
 def certainty(answer: Answer, calibration: Calibration | None) -> str:

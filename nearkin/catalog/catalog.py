@@ -1,7 +1,10 @@
 """A catalogue: pictures, the embeddings that one model gave them, and how to find the nearest."""
 
+import hashlib
+import io
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, overload
@@ -9,10 +12,10 @@ from typing import Any, cast, overload
 import numpy as np
 
 from nearkin.calibration import Calibration
-from nearkin.catalog.store import Record, Store, Table, Vectors, open_store
+from nearkin.catalog.store import Store, Table, Vectors, open_store
 from nearkin.data.images import Picture, Source, read_image, unreadable
-from nearkin.embed import Model, load
-from nearkin.errors import InputError
+from nearkin.embed import WEIGHTS, Model, load
+from nearkin.errors import InputError, check_unicode
 
 FORMAT = 1
 """Of the description."""
@@ -34,6 +37,7 @@ class Hit:
         distance: From the query, Euclidean.
         match: Whether it is near enough to be of the query's kind; None where the model does not know its threshold.
         id: Of the picture in the catalogue.
+        itself: Whether it is the query: a file of the same content.
     """
 
     path: str
@@ -41,6 +45,7 @@ class Hit:
     distance: float
     match: bool | None
     id: str
+    itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Answer(Sequence[Hit]):
         hits: Nearest first.
         threshold: Distance within which a hit is a match; None where the model does not know.
         names: The labels of the matches and how many each has, most first, the nearer first of equals. All hits count
-            where there is no threshold.
+            where there is no threshold; the query itself, where it is among them, never does.
         false_matches: Share of the queries of unknown kinds that the threshold is to let through.
     """
 
@@ -121,6 +126,9 @@ class Catalog:
     ) -> Answer:
         """Find the pictures nearest to one, or to the mean of several.
 
+        Queries that the catalogue holds are among the hits, but do not vote. They are known by the content of their
+        files: arrays and Pillow images have none.
+
         Args:
             images: A picture, or several of one thing.
             k: Hits, at most.
@@ -132,19 +140,16 @@ class Catalog:
             UnreadableImage: One cannot be read.
             InputError: k, the crop or the rate is out of range.
         """
-        return self.nearest(self.embed(images, crop), k, label, false_matches)
+        several = opened(images)
+        contents = {hashlib.sha256(each.getbuffer()).hexdigest() for each in several if isinstance(each, io.BytesIO)}
+        return self.nearest(self.embed(several, crop), k, label, false_matches, itself=contents)
 
     def embed(self, images: Source | Sequence[Source], crop: Crop | None = None) -> Vectors:
         """The embedding (D,) of a picture, or the mean of several, on the unit sphere if the model's are."""
-        several: list[Source] = list(images) if isinstance(images, list | tuple) else [cast(Source, images)]
-        if not several:
-            raise InputError("expected one or more pictures to search with, got none")
-        try:
-            if crop is not None:
-                several = [cropped(read_image(image), crop) for image in several]
-            mean = self.model.embed(several).mean(axis=0)
-        except OSError as error:
-            raise unreadable(error.filename or "a picture", error) from error
+        several = opened(images)
+        if crop is not None:
+            several = [cropped(read_image(image), crop) for image in several]
+        mean = self.model.embed(several).mean(axis=0)
         if self.model.architecture.normalize:
             mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return np.asarray(mean, dtype=np.float32)
@@ -156,26 +161,72 @@ class Catalog:
         label: str | None = None,
         false_matches: float = FALSE_MATCHES,
         but: str | None = None,
+        itself: Collection[str] = (),
     ) -> Answer:
-        """Find the pictures nearest to an embedding (D,), but for the one with an id; otherwise as `search`."""
+        """Find the pictures nearest to an embedding (D,); otherwise as `search`.
+
+        Args:
+            vector: The embedding.
+            k: Hits, at most.
+            label: Only among the pictures of this kind.
+            false_matches: Share of the queries of unknown kinds that may find a match.
+            but: Id of a picture that is left out.
+            itself: Hashes of contents whose pictures do not vote.
+        """
         if k < 1:
             raise InputError(f"expected at least 1 hit, got k={k}")
         if not 0 < false_matches < 1:
             raise InputError(f"the false-match rate is a share between 0 and 1, got {false_matches}")
+        if label is not None:
+            check_unicode("a label", label)
         threshold = None
         if self.calibration is not None:
-            threshold = self.calibration.threshold(false_matches, self.table.count())
+            threshold = self.calibration.threshold(false_matches, self.table.count(label))
         found = self.table.nearest(vector[None], k if but is None else k + 1, label)[0]
         others = [(record, distance) for record, distance in found if record.id != but]
-        hits = [hit(record, distance, threshold) for record, distance in others[:k]]
+        hits = [
+            Hit(
+                record.path,
+                record.label,
+                distance,
+                None if threshold is None else distance <= threshold,
+                record.id,
+                record.sha256 in itself,
+            )
+            for record, distance in others[:k]
+        ]
+        voting = [each.label for each in hits if each.match is not False and not each.itself]
         # Counter keeps the order of first appearance, so that of equals the nearer comes first.
-        votes = Counter(each.label for each in hits if each.label is not None and each.match is not False)
+        votes = Counter(label for label in voting if label is not None)
         return Answer(hits, threshold, votes.most_common(), false_matches)
 
 
-def hit(record: Record, distance: float, threshold: float | None) -> Hit:
-    match = None if threshold is None else distance <= threshold
-    return Hit(record.path, record.label, distance, match, record.id)
+def opened(images: Source | Sequence[Source]) -> list[Source]:
+    """Pictures with the content of their files in memory: each is read once, as a pipe has to be.
+
+    Raises:
+        UnreadableImage: A file cannot be read.
+        InputError: There is no picture.
+    """
+    several: list[Source] = list(images) if isinstance(images, list | tuple) else [cast(Source, images)]
+    if not several:
+        raise InputError("expected one or more pictures to search with, got none")
+    return [in_memory(image) for image in several]
+
+
+def in_memory(image: Source) -> Source:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    if not isinstance(image, str | os.PathLike):
+        return image
+    path = os.fspath(image)
+    try:
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    content.name = path  # of which errors speak
+    return content
 
 
 def described(store: Store) -> dict[str, Any] | None:
@@ -212,7 +263,14 @@ def model_of(store: Store, description: dict[str, Any], run: str | Path | None =
     Raises:
         InputError: It is not where it was, or another one.
     """
-    model = load(store.model(description["model"]["kept"]) if run is None else run)
+    if run is None:
+        run = store.model(description["model"]["kept"])
+        if not (run / WEIGHTS).is_file():
+            raise InputError(
+                f"expected the model of {store.where} in {run}, but it is not there; name a copy of the run that made "
+                "it with --run"
+            )
+    model = load(run)
     check_model(store, description, model)
     return model
 

@@ -8,9 +8,10 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from nearkin.data.folder import count, files_below, names
 from nearkin.data.images import Picture, UnreadableImage, read_image, to_square, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.embed import Model, load
-from nearkin.errors import InputError
+from nearkin.errors import InputError, check_unicode, printable
 from nearkin.progress import Bar
 
 log = logging.getLogger("nearkin")
@@ -44,7 +45,7 @@ class Done:
 
     Args:
         embedded: Were new, or their content had changed.
-        kept: Were there, as they are now; what is said of them may have changed.
+        kept: Were there, as they are now; their place, or what is said of them, may have changed.
         unreadable: Cannot be read as pictures; one line for each, its path and why.
         gone: Are in the catalogue, but no file is in their place.
         removed: How many of these were taken out.
@@ -82,13 +83,30 @@ class Ready:
 
     Args:
         record: What will be known of it.
-        square: What the model sees; None if the content is what the catalogue has an embedding of.
+        square: What the model sees; None if the catalogue has an embedding of this content.
         thumbnail: A small copy.
+        source: Id of the row that holds this content, where there is one: its embedding and small copy are taken over.
     """
 
     record: Record
     square: Picture | None = None
     thumbnail: bytes = b""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Some of the pictures, embedded.
+
+    Args:
+        entries: What is to be written.
+        embedded: How many of them the model has just seen.
+        unreadable: By path, why.
+    """
+
+    entries: list[Entry]
+    embedded: int
+    unreadable: dict[str, str]
 
 
 def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Done:
@@ -108,20 +126,28 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
         what = "is a file" if photos.exists() else "does not exist"
         raise InputError(f"expected a folder of pictures, but {photos} {what}; name another")
     model, store = load(run), open_store(where)
+    if str(photos) == store.where:
+        raise InputError(
+            f"a catalogue is a folder of its own, and {photos} is that of the pictures; name another with --catalog"
+        )
+    if described(store) is None:  # nothing is made for a folder without a picture
+        check_readable(photos, jobs_below(photos), model.architecture.image)
     with store.writing():
         description = described(store)
         if description is None:
-            jobs = jobs_below(photos)
             description = describe(store, run, model)
             store.table(description["table"], model.architecture.width)
             store.publish(description)
         else:
             check_model(store, description, model)
-            jobs = jobs_below(photos)
+        jobs = jobs_below(photos)  # not before: a catalogue in there is known by its description
         table = store.table(description["table"], model.architecture.width)
         known = {record.id: record for record in table.records()}
-        embedded, kept, unread = fill(table, model, jobs, known)
         present = {id_of(str(job.path)) for job in jobs}
+        moved = by_content(record for record in known.values() if record.id not in present)
+        embedded, kept, unread = fill(table, model, jobs, known, moved)
+        if len(unread) == len(jobs):
+            raise no_picture(photos, list(unread.values()))
         below = f"{photos}{os.sep}"
         gone = [each for each in known.values() if each.path.startswith(below) and each.id not in present]
         if prune:
@@ -145,7 +171,9 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
     label = label.strip()
     if not label:
         raise InputError("expected a name for the pictures, got an empty one")
+    check_unicode("a label", label)
     store = open_store(where)
+    existing(store)
     with store.writing():
         description = existing(store)
         model = model_of(store, description, run)
@@ -153,13 +181,19 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
         files = (each.expanduser() for each in images)
         # A link keeps its name, as it does in `index`; of the same file twice one is enough.
         jobs = list(dict.fromkeys(Job(file.parent.resolve() / file.name, label, named=True) for file in files))
-        for job in jobs:
-            if isinstance(problem := prepare(job, {}, model.architecture.image), UnreadableImage):
-                raise InputError(f"{problem}; nothing was named")
         known = {record.id: record for record in table.records()}
-        embedded, kept, unread = fill(table, model, jobs, known)
+        entries: list[Entry] = []
+        embedded = 0
+        with closing(look(table, model, jobs, known, by_content(known.values()))) as groups:
+            for seen in groups:
+                for problem in seen.unreadable.values():
+                    raise InputError(f"{problem}; nothing was named")
+                entries += seen.entries
+                embedded += seen.embedded
+        for start in range(0, len(entries), AT_ONCE):
+            table.put(entries[start : start + AT_ONCE])
         table.settle()
-    return Done(embedded, kept, list(unread.values()), [], 0)
+    return Done(embedded, len(jobs) - embedded, [], [], 0)
 
 
 def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
@@ -174,6 +208,7 @@ def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
         InputError: There is no catalogue; pictures cannot be read, and shall not be left behind: it stays as it was.
     """
     model, store = load(run), open_store(where)
+    existing(store)
     with store.writing():
         description = existing(store)
         old = store.table(description["table"], description["model"]["embedding_size"])
@@ -185,7 +220,7 @@ def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
                 store.drop(name)
         jobs = [Job(Path(each.path), each.label, each.named) for each in records]
         known = {record.id: record for record in table.records()}
-        embedded, kept, unread = fill(table, model, jobs, known)
+        embedded, kept, unread = fill(table, model, jobs, known, {})
         if unread and not prune:
             raise InputError(
                 f"{count(len(unread), 'picture')} of {len(jobs):,} cannot be embedded anew "
@@ -226,56 +261,110 @@ def jobs_below(photos: Path) -> list[Job]:
     """
     files = sorted(files_below(photos))
     if not files:
-        raise InputError(f"expected a folder of pictures, but {photos} holds no file; name another")
+        raise InputError(f"expected a folder of pictures, but {photos} holds no picture; name another")
     parts = [(path, path.relative_to(photos).parts) for path in files]
     return [Job(path, part[0] if len(part) > 1 else None) for path, part in parts]
 
 
-def fill(table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record]) -> tuple[int, int, dict[str, str]]:
+def check_readable(photos: Path, jobs: Sequence[Job], preprocessing: Preprocessing) -> None:
+    """See that a folder holds a picture.
+
+    Raises:
+        InputError: None of its files can be read.
+    """
+    problems = []
+    for job in jobs:
+        found = prepare(job, {}, {}, preprocessing)
+        if not isinstance(found, UnreadableImage):
+            return
+        problems.append(str(found))
+    raise no_picture(photos, problems)
+
+
+def no_picture(photos: Path, problems: list[str]) -> InputError:
+    return InputError(
+        f"expected a folder of pictures, but of the {count(len(problems), 'file')} in {photos} none can be read "
+        f"({names(problems, 1)}); name another"
+    )
+
+
+def by_content(records: Iterable[Record]) -> dict[str, Record]:
+    """Rows by the hash of their content; of several the one that a person named."""
+    return {each.sha256: each for each in sorted(records, key=lambda each: (each.named, each.path))}
+
+
+def fill(
+    table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
+) -> tuple[int, int, dict[str, str]]:
     """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read, with why."""
-    embedded, unread = 0, {}
+    embedded, unread = 0, dict[str, str]()
+    with closing(look(table, model, jobs, known, moved)) as groups:
+        for seen in groups:
+            table.put(seen.entries)
+            embedded += seen.embedded
+            unread |= seen.unreadable
+            for problem in seen.unreadable.values():
+                log.warning("skipped %s", problem)
+    return embedded, len(jobs) - embedded - len(unread), unread
+
+
+def look(
+    table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
+) -> Generator[Seen, None, None]:
+    """Read pictures, group by group, and embed those of whose content the catalogue has no embedding; write nothing.
+
+    Args:
+        table: What the catalogue holds.
+        model: What embeds.
+        jobs: The pictures.
+        known: The rows of the catalogue, by id.
+        moved: Rows that no job is about, by content: a job that has it is taken for that picture in another place.
+    """
     groups = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:
 
         def read(group: Sequence[Job]) -> list[Ready | UnreadableImage | None]:
-            return list(threads.map(lambda job: prepare(job, known, model.architecture.image), group))
+            return list(threads.map(lambda job: prepare(job, known, moved, model.architecture.image), group))
 
         for group, results in zip(groups, prefetch(read, groups), strict=True):
             ready = [each for each in results if isinstance(each, Ready)]
-            write(table, model, ready)
-            embedded += sum(each.square is not None for each in ready)
-            for job, each in zip(group, results, strict=True):
-                if isinstance(each, UnreadableImage):
-                    log.warning("skipped %s", each)
-                    unread[str(job.path)] = str(each)
+            pairs = zip(group, results, strict=True)
+            unread = {str(job.path): str(each) for job, each in pairs if isinstance(each, UnreadableImage)}
+            yield Seen(embed(table, model, ready), sum(each.square is not None for each in ready), unread)
             bar.advance(len(group))
-    return embedded, len(jobs) - embedded - len(unread), unread
 
 
-def prepare(job: Job, known: dict[str, Record], preprocessing: Preprocessing) -> Ready | UnreadableImage | None:
-    """Read a picture; None if the catalogue has it as it is and as it is called."""
+def prepare(
+    job: Job, known: dict[str, Record], moved: dict[str, Record], preprocessing: Preprocessing
+) -> Ready | UnreadableImage | None:
+    """Read a picture; None if the catalogue has it as it is and as it is called. Otherwise as `look`."""
     path = str(job.path)
-    old = known.get(id_of(path))
-    label, named = job.label, job.named
-    if old is not None and not named and (old.named or label is None):  # a person knows better than a folder
-        label, named = old.label, old.named
+    here = known.get(id_of(path))
     try:
         path.encode()
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())  # before the content: a change in between shows the next time
             stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-            data = None if old is not None and old.stamp == stamp else file.read()
+            data = None if here is not None and here.stamp == stamp else file.read()
     except UnicodeEncodeError:
-        shown = path.encode(errors="backslashreplace").decode()
-        return UnreadableImage(f"{shown}: its name is not UTF-8; rename it")
+        return UnreadableImage(f"{printable(path)}: its name is not UTF-8; rename it")
     except OSError as error:
         return unreadable(path, error)
-    sha256 = old.sha256 if old is not None and data is None else hashlib.sha256(data or b"").hexdigest()
+    sha256 = here.sha256 if here is not None and data is None else hashlib.sha256(data or b"").hexdigest()
+    same = here if here is not None and here.sha256 == sha256 else moved.get(sha256)
+    label, named = job.label, job.named
+    if not named:
+        by_person = next((each for each in (same, here) if each is not None and each.named), None)
+        if by_person is not None:  # who knows better than a folder, and named the picture, wherever it is now
+            label, named = by_person.label, True
+        elif label is None and here is not None:
+            label = here.label
     record = Record(id_of(path), path, label, named, sha256, stat.st_size, stamp)
-    if record == old:
+    if record == here:
         return None
-    if data is None or (old is not None and old.sha256 == sha256):
-        return Ready(record)
+    if same is not None:
+        return Ready(record, source=same.id)
+    assert data is not None  # else it would be as it was here
     try:
         return Ready(record, *views(data, path, preprocessing))
     except UnreadableImage as error:
@@ -295,14 +384,14 @@ def views(data: bytes, path: str, preprocessing: Preprocessing) -> tuple[Picture
     return square, simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=80)
 
 
-def write(table: Table, model: Model, ready: Iterable[Ready]) -> None:
-    """Embed pictures where that is needed and write them."""
+def embed(table: Table, model: Model, ready: Sequence[Ready]) -> list[Entry]:
+    """Pictures with their embeddings: from the model, or from the row that has one of the same content."""
     seen = [(each, each.square) for each in ready if each.square is not None]
     entries = []
     if seen:
         squares = torch.from_numpy(np.stack([square for _, square in seen])).permute(0, 3, 1, 2)
         vectors = model.run(torch.split(squares, model.batch))
         entries = [Entry(each.record, each.thumbnail, vector) for (each, _), vector in zip(seen, vectors, strict=True)]
-    renamed = {each.record.id: each.record for each in ready if each.square is None}
-    entries += [Entry(renamed[old.record.id], old.thumbnail, old.vector) for old in table.entries(list(renamed))]
-    table.put(entries)
+    known = [each for each in ready if each.square is None]
+    rows = {row.record.id: row for row in table.entries(sorted({each.source for each in known}))}
+    return entries + [replace(rows[each.source], record=each.record) for each in known]

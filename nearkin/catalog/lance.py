@@ -24,7 +24,7 @@ from lancedb.query import LanceVectorQueryBuilder
 
 from nearkin.catalog.store import Entry, Found, Record, Vectors
 from nearkin.embed import DESCRIPTION, WEIGHTS
-from nearkin.errors import InputError
+from nearkin.errors import InputError, printable
 from nearkin.files import locked, write_file
 
 log = logging.getLogger("nearkin")
@@ -56,6 +56,9 @@ REFINED = 2
 """Times k, the candidates whose distances are computed from the vectors themselves: the graph holds them in 8 bits."""
 
 ANEW = "remove the folder and index the pictures anew, or name another"
+
+NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and what is not Unicode: LanceDB opens no folder that has one in its path."""
 
 DESCRIBED, INDEX = "catalog.json", "vector_idx"
 KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
@@ -90,10 +93,19 @@ def errors_of_the_system() -> Iterator[None]:
 
 
 class LanceStore:
-    """The catalogue of a folder."""
+    """The catalogue of a folder.
+
+    Raises:
+        InputError: LanceDB cannot have one of this name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.where = folder, str(folder)
+        if NOT_IN_NAMES.search(self.where):
+            raise InputError(
+                f"a catalogue's folder has a name in UTF-8 without control characters, got {printable(self.where)}; "
+                "name another"
+            )
 
     @cached_property
     def database(self) -> lancedb.DBConnection:
@@ -174,8 +186,8 @@ class LanceTable:
         self.schema = table.schema
         self.size: int = self.schema.field("vector").type.list_size
 
-    def count(self) -> int:
-        return int(self.table.count_rows())
+    def count(self, label: str | None = None) -> int:
+        return int(self.table.count_rows(None if label is None else labelled(label)))
 
     def version(self) -> int:
         return int(self.table.version)
@@ -227,7 +239,7 @@ class LanceTable:
             .select([*KNOWN, "_distance"])
         )
         if label is not None:
-            search = search.where(f"label = {quoted(label)}", prefilter=True)
+            search = search.where(labelled(label), prefilter=True)
         hits: list[list[Found]] = [[] for _ in queries]
         for row in search.to_list():
             hits[row.get("query_index", 0)].append((record(row), float(max(row["_distance"], 0.0) ** 0.5)))
@@ -245,6 +257,10 @@ class LanceTable:
         if count >= INDEXED_FROM and (graph is None or parts >= PARTS):
             built = HnswSq(distance_type="l2", num_partitions=1, ef_construction=TRIED)
             self.table.create_index("vector", config=built, name=INDEX, replace=True)
+
+
+def labelled(label: str) -> str:
+    return f"label = {quoted(label)}"
 
 
 def quoted(text: str) -> str:

@@ -129,8 +129,9 @@ class MilvusTable:
     def __init__(self, client: MilvusClient, collection: str, size: int) -> None:
         self.client, self.collection, self.size = client, collection, size
 
-    def count(self) -> int:
-        return int(ask(self.client.query, self.collection, output_fields=["count(*)"])[0]["count(*)"])
+    def count(self, label: str | None = None) -> int:
+        found = ask(self.client.query, self.collection, filter=labelled(label), output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
 
     def version(self) -> int:
         return int(text(self.client, self.collection) or 0)
@@ -179,7 +180,7 @@ class MilvusTable:
             self.collection,
             list(queries),
             limit=min(k, MOST),
-            filter="" if label is None else f'kind == "{kind(label)}"',
+            filter=labelled(label),
             output_fields=KNOWN,
         )
         # Milvus leaves the root out of Euclidean distances.
@@ -250,6 +251,11 @@ def pieces(ids: Sequence[str]) -> Iterator[list[str]]:
 def kind(label: str | None) -> str:
     """A label as filters have it: no quotes, no escapes, which servers read each in their own way."""
     return "" if label is None else id_of(label)
+
+
+def labelled(label: str | None) -> str:
+    """The filter for a label, or for none."""
+    return "" if label is None else f'kind == "{kind(label)}"'
 
 
 def record(row: dict[str, Any]) -> Record:

@@ -55,8 +55,8 @@ Found = tuple[Record, float]
 class Table(Protocol):
     """The pictures as one model sees them. What a method has written when it returns outlives a kill."""
 
-    def count(self) -> int:
-        """Number of pictures."""
+    def count(self, label: str | None = None) -> int:
+        """Number of pictures, of one label if asked."""
 
     def version(self) -> int:
         """A number that another write changes."""
@@ -131,7 +131,11 @@ def id_of(path: str) -> str:
 
 
 def open_store(where: str | Path) -> Store:
-    """A folder, kept by LanceDB; or `http://HOST:19530`, a Milvus server."""
+    """A folder, kept by LanceDB; or `http://HOST:19530`, a Milvus server.
+
+    Raises:
+        InputError: The server does not answer; LanceDB cannot have a folder of this name.
+    """
     if str(where).startswith(("http://", "https://")):
         from nearkin.catalog.milvus import MilvusStore
 

@@ -78,12 +78,15 @@ def scan(root: Path) -> ImageList:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The files at any depth, none of them hidden or in a hidden folder."""
+    """The files at any depth, none of them hidden, in a hidden folder, or in a catalogue."""
 
     def stop(error: OSError) -> None:
         raise error
 
     for place, inside, files in os.walk(folder, onerror=stop):
+        if "catalog.json" in files and "tables" in inside:  # what `nearkin index` makes
+            inside.clear()
+            continue
         inside[:] = [name for name in inside if not name.startswith(".")]
         yield from (Path(place, name) for name in files if not name.startswith("."))
 

@@ -5,6 +5,7 @@ hold nothing but their request.
 """
 
 import gzip
+import hashlib
 import io
 import os
 from collections.abc import AsyncIterator, Callable
@@ -126,8 +127,8 @@ def create_app(live: Live) -> FastAPI:
         data = await request.body()
 
         def task(catalog: Catalog) -> Answer:
-            picture = uploaded(data, catalog, crop)
-            return catalog.search(picture, k, label, false_matches=false_matches)
+            vector = catalog.embed(uploaded(data, catalog, crop))
+            return catalog.nearest(vector, k, label, false_matches, itself={hashlib.sha256(data).hexdigest()})
 
         return shown(await work(task))
 
@@ -138,7 +139,7 @@ def create_app(live: Live) -> FastAPI:
         def task(catalog: Catalog) -> Answer:
             entry = entry_of(catalog, id)
             vector = entry.vector if crop is None else catalog.embed(whole(entry), numbers(crop))
-            return catalog.nearest(vector, k, label, false_matches, but=id)
+            return catalog.nearest(vector, k, label, false_matches, but=id, itself={entry.record.sha256})
 
         return shown(await work(task))
 
@@ -276,6 +277,6 @@ def shown(answer: Answer) -> dict[str, Any]:
     """The answer for the page: of a path its last two names, for whose disk it was is nobody's business."""
     told = as_json(answer)
     for hit, each in zip(told["hits"], answer.hits, strict=True):
-        hit["id"] = each.id
+        hit["id"], hit["itself"] = each.id, each.itself
         hit["path"] = "/".join(Path(each.path).parts[-2:])
     return told

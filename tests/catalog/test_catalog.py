@@ -3,6 +3,7 @@ by comparing embeddings with all others in float64."""
 
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +36,13 @@ def records(where):
     description = json.loads((where / "catalog.json").read_text())
     table = LanceStore(where).table(description["table"], description["model"]["embedding_size"])
     return {record.path: record for record in table.records()}
+
+
+def entries(where):
+    """All that the catalogue holds, by path."""
+    description = json.loads((where / "catalog.json").read_text())
+    table = LanceStore(where).table(description["table"], description["model"]["embedding_size"])
+    return {entry.record.path: entry for entry in table.entries([record.id for record in table.records()])}
 
 
 def pictures(photos):
@@ -176,7 +186,7 @@ def test_gone_pictures_leave_on_prune_and_those_of_other_folders_stay(nearkin, i
     (photos / "class-00" / "00.png").rename(photos / "class-00" / "new.png")
     shutil.rmtree(photos / "class-01")
     assert index().startswith(
-        "1 picture embedded, 23 as they were, 7 gone, but still in the catalogue (--prune takes them out)\n"
+        "0 pictures embedded, 24 as they were, 7 gone, but still in the catalogue (--prune takes them out)\n"
     )
     assert len(records(where)) == 33
     assert index("--prune").startswith("0 pictures embedded, 24 as they were, 7 that are gone removed\n")
@@ -190,6 +200,74 @@ def test_a_label_follows_the_folder(index, photos, where, embedded):
     (photos / "class-00").rename(photos / "renamed")
     index("--prune")
     assert Counter(record.label for record in records(where).values())["renamed"] == 6
+    assert embedded() == 0
+
+
+def test_a_picture_that_moved_is_not_embedded_again(nearkin, index, photos, where, embedded):
+    index()
+    before = entries(where)
+    moves = {
+        "class-00/00.png": "class-04/deep/new.png",
+        "class-01/01.png": "loose.png",
+        "class-02/02.png": "\u03a9.jpg",
+    }
+    for old, new in moves.items():
+        (photos / new).parent.mkdir(exist_ok=True)
+        (photos / old).rename(photos / new)
+    embedded()
+    assert index("--prune").startswith("0 pictures embedded, 30 as they were, 3 that are gone removed\n")
+    assert embedded() == 0
+    after = entries(where)
+    assert set(after) == set(map(str, [path for path in photos.rglob("*") if path.is_file()]))
+    for old, new in moves.items():
+        was, now = before[str(photos / old)], after[str(photos / new)]
+        assert np.array_equal(was.vector, now.vector)
+        assert was.thumbnail == now.thumbnail
+        assert now.record.label == (None if "/" not in new else "class-04")
+    assert searched(nearkin, where, photos / "loose.png", "-k", 1)["hits"][0]["path"] == str(photos / "loose.png")
+
+
+def test_pictures_that_change_places_keep_their_embeddings_apart(index, photos, where, monkeypatch):
+    """However many are written at once: an embedding is taken only from a row that stays as it is."""
+    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    index()
+    before = entries(where)
+    first, second, third = (photos / f"class-0{number}" / "00.png" for number in (0, 2, 4))
+    first.rename(photos / "aside")
+    second.rename(first)
+    third.rename(second)
+    (photos / "aside").rename(third)
+    shutil.copy(second, photos / "copy.png")
+    index("--prune")
+    after = entries(where)
+    assert len(after) == 31
+    for old, new in ((first, third), (second, first), (third, second), (third, photos / "copy.png")):
+        np.testing.assert_allclose(after[str(new)].vector, before[str(old)].vector, atol=1e-6)
+        assert after[str(new)].record.sha256 == before[str(old)].record.sha256
+
+
+def test_a_persons_label_goes_where_the_picture_goes(nearkin, index, photos, where, embedded):
+    index()
+    named, other, theirs = photos / "class-00" / "00.png", photos / "loose.png", photos / "class-04" / "05.png"
+    shutil.copy(photos / "class-01" / "00.png", other)
+    index()
+    assert nearkin("label", where, "mine", named)[0] == 0
+    assert nearkin("label", where, "theirs", theirs)[0] == 0
+    shutil.copy(named, photos / "class-02" / "copy.png")
+    index()
+    assert records(where)[str(photos / "class-02" / "copy.png")].label == "class-02"
+    (photos / "class-02" / "copy.png").unlink()
+    embedded()
+    for place in (photos / "class-03" / "new.png", other, theirs, photos / "new.png"):  # two are there already
+        named = named.rename(place)
+        index("--prune")
+        assert records(where)[str(place)].label == "mine"
+        assert records(where)[str(place)].named
+    assert embedded() == 0
+    assert nearkin("label", where, "yours", named.rename(photos / "last.png"))[0] == 0
+    index("--prune")
+    assert {record.label for record in records(where).values() if record.named} == {"yours"}
+    assert embedded() == 0
 
 
 # Searching
@@ -274,9 +352,21 @@ def test_what_programs_get(catalog, nearkin, photos, where):
     assert answer["threshold"] == catalog.calibration.threshold(0.05, 30)
     assert [hit["match"] for hit in answer["hits"]] == [distance <= answer["threshold"] for distance in distances]
     assert {hit["match"] for hit in answer["hits"]} == {True, False}
-    votes = Counter(hit["label"] for hit in answer["hits"] if hit["match"])
+    votes = Counter(hit["label"] for hit in answer["hits"][1:] if hit["match"])
     assert {each["label"]: each["votes"] for each in answer["names"]} == votes
     assert [each["votes"] for each in answer["names"]] == sorted(votes.values(), reverse=True)
+
+
+def test_the_threshold_is_for_as_many_pictures_as_are_searched_among(nearkin, run, photos, where, make_folder):
+    """Of a label few: its threshold is theirs."""
+    many = make_folder([60, 5], side=32, name="many")
+    nearkin("index", run, many, "--catalog", where)
+    catalog, query = nk.Catalog.open(where), pictures(photos)[0]
+    numbers = {None: 65, "class-00": 60, "class-01": 5, "new": 0}
+    thresholds = {label: catalog.search(query, label=label).threshold for label in numbers}
+    assert thresholds == {label: catalog.calibration.threshold(0.05, number) for label, number in numbers.items()}
+    assert thresholds[None] < thresholds["class-00"] < thresholds["class-01"]
+    assert searched(nearkin, where, query, "--label", "class-00")["threshold"] == thresholds["class-00"]
 
 
 def test_the_chosen_rate_moves_the_threshold(catalog, nearkin, photos, where):
@@ -295,12 +385,12 @@ def test_what_people_get(catalog, nearkin, photos, where, monkeypatch):
         shown = os.path.relpath(hit["path"], photos.parent)
         assert line.split() == [
             *(str(place), f"{hit['distance']:.4f}"),
-            *("match" if hit["match"] else "no match").split(),
+            *("itself" if place == 1 else "match" if hit["match"] else "no match").split(),
             *(hit["label"], shown),
         ]
     assert out[12] == ""
     first = answer["names"][0]
-    total = sum(hit["match"] for hit in answer["hits"])
+    total = sum(hit["match"] for hit in answer["hits"][1:])
     assert out[13].startswith(f"{first['label']}: {first['votes']} of {total} vote")
     assert out[14] == (
         f"a match is within {answer['threshold']:.4f}: of pictures whose kind is not here, about 5 % should find one, "
@@ -323,7 +413,7 @@ def test_without_a_calibration_nothing_is_called_a_match(nearkin, make_run, phot
     answer = searched(nearkin, where, query, "-k", 3)
     assert answer["threshold"] is None
     assert [hit["match"] for hit in answer["hits"]] == [None] * 3
-    assert sum(each["votes"] for each in answer["names"]) == 3
+    assert sum(each["votes"] for each in answer["names"]) == 2
     assert "no threshold for a match" in nearkin("search", where, query)[1]
 
 
@@ -334,7 +424,56 @@ def test_from_python(index, run, photos, where):
     assert [*hits] == hits.hits == hits[:4]
     assert (len(hits), hits[0].path) == (4, str(query))
     agrees(hits, by_hand(model, model.embed([query])[0], pictures(photos)))
-    assert catalog.search(read_image(query), k=4) == catalog.search(query, k=4)
+    array = catalog.search(read_image(query), k=4)
+    assert [hit.path for hit in array] == [hit.path for hit in hits]
+    assert [hit.itself for hit in array] == [False] * 4, "an array has no content to know it by"
+
+
+@pytest.mark.parametrize("as_what", ["path", "bytes", "file", "elsewhere"])
+def test_a_picture_has_no_vote_on_itself(index, nearkin, photos, where, tmp_path, as_what):
+    """Named in another way than all its neighbours, it is what they are."""
+    index()
+    query = photos / "class-03" / "02.png"
+    nearkin("label", where, "mine", query)
+    elsewhere = shutil.copy(query, tmp_path / "elsewhere.png")
+    catalog = nk.Catalog.open(where)
+    asked = {"path": query, "bytes": query.read_bytes(), "file": io.BytesIO(query.read_bytes()), "elsewhere": elsewhere}
+    answer = catalog.search(asked[as_what], k=6, false_matches=0.999)
+    assert [hit.itself for hit in answer] == [True] + [False] * 5
+    assert (answer[0].path, answer[0].label, answer[0].match) == (str(query), "mine", True)
+    assert answer.names == Counter(hit.label for hit in answer[1:]).most_common()
+    assert "mine" not in dict(answer.names)
+
+
+def test_what_people_get_of_a_picture_that_is_in_the_catalogue(nearkin, index, photos, where):
+    index()
+    alone, query = photos / "class-00" / "alone.png", photos / "class-01" / "00.png"
+    Image.fromarray(np.tile(np.array([[[255, 0, 0]], [[0, 0, 255]]], np.uint8), (16, 32, 1))).save(alone)
+    index()
+    assert "no match: nothing else here is near enough" in nearkin("search", where, alone)[1]
+    assert "no names: nothing was found but the picture itself" in nearkin("search", where, alone, "-k", 1)[1]
+    shutil.copy(query, photos / "class-02" / "copy.png")
+    index()
+    lines = nearkin("search", where, query, "-k", 4, "--false-matches", 0.999)[1].splitlines()
+    assert [line.split()[2] for line in lines[:4]] == ["itself", "itself", "match", "match"]
+    assert " of 2 votes" in lines[5]
+
+
+def test_of_several_pictures_each_is_itself(index, photos, where):
+    index()
+    queries = [photos / "class-01" / "00.png", photos / "class-01" / "01.png"]
+    hits = nk.Catalog.open(where).search(queries, k=30)
+    assert {hit.path for hit in hits if hit.itself} == set(map(str, queries))
+    cut = nk.Catalog.open(where).search(queries[0], k=30, crop=(0, 0, 20, 20))
+    assert {hit.path for hit in cut if hit.itself} == {str(queries[0])}, "a part of it is still it"
+
+
+def test_a_picture_may_come_through_a_pipe(catalog, nearkin, photos, where, tmp_path):
+    query, pipe = pictures(photos)[4], tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(pipe.write_bytes, query.read_bytes())
+        assert searched(nearkin, where, pipe) == searched(nearkin, where, query)
 
 
 # Names by example
@@ -349,7 +488,9 @@ def test_pictures_are_named_by_example(nearkin, catalog, photos, where, tmp_path
     found = records(where)
     assert {path for path, record in found.items() if record.label == 'it\'s "Ω"'} == set(map(str, named))
     assert [found[str(path)].named for path in named] == [True] * 3
-    answer = searched(nearkin, where, named[1], "-k", 1)
+    another = tmp_path / "another.bmp"
+    Image.open(named[1]).save(another)
+    answer = searched(nearkin, where, another, "-k", 1)
     assert answer["names"] == [{"label": 'it\'s "Ω"', "votes": 1}]
     assert len(searched(nearkin, where, named[1], "--label", 'it\'s "Ω"')["hits"]) == 3
 
@@ -379,13 +520,25 @@ def test_a_picture_named_twice_or_by_a_link_is_there_once(nearkin, index, photos
     assert {path for path, record in found.items() if record.label == "two"} == {str(link)}
 
 
+def test_a_picture_is_read_once_to_be_named(nearkin, catalog, photos, where, tmp_path, monkeypatch):
+    new = [photos / "class-00" / "00.png", *sorted((write_pictures(tmp_path / "new", [4], 31) / "class-00").iterdir())]
+    decoded, original = [], indexing.read_image
+    monkeypatch.setattr(indexing, "THUMBNAIL", 8)  # for which these pictures would be read again
+    monkeypatch.setattr(indexing, "read_image", lambda *all, **more: decoded.append(all) or original(*all, **more))
+    assert nearkin("label", where, "name", *new)[0] == 0
+    assert len(decoded) == len(new) - 1
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_one_unreadable_picture_and_nothing_is_named(nearkin, catalog, photos, where, tmp_path, content):
+def test_one_unreadable_picture_and_nothing_is_named(nearkin, catalog, photos, where, tmp_path, content, monkeypatch):
     bad = tmp_path / "bad.png"
     if content is not None:
         bad.write_bytes(content)
     before = records(where)
     refused(nearkin("label", where, "name", photos / "class-00" / "00.png", bad), bad, "nothing was named")
+    many = sorted(write_pictures(tmp_path / "more", [5], 32).rglob("*.png"))
+    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    refused(nearkin("label", where, "name", *many, bad), bad, "nothing was named")
     refused(nearkin("label", where, " ", photos / "class-00" / "00.png"), "an empty one")
     assert records(where) == before
 
@@ -629,17 +782,116 @@ def test_ctrl_c_from_a_terminal(run, photos, where):
     assert err.count("\n") == 1
 
 
+HOSTILE = "\x1b[2J\x07\x9b31m\u202eΩ\u2028x"
+SHOWN = r"\x1b[2J\x07\x9b31m\u202eΩ\u2028x"
+
+
+def test_what_a_terminal_would_obey_is_shown(nearkin, run, photos, where, tmp_path, monkeypatch):
+    """Not one character of a label or path that is no text arrives as it is, on stdout, on stderr or in the log."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # so that the command installs its own
+    folder = tmp_path / HOSTILE
+    photos.rename(folder)
+    (folder / "class-00").rename(folder / HOSTILE)
+    picture = folder / HOSTILE / "00.png"
+    (folder / f"{HOSTILE}.png").write_text("x")
+    catalogue = tmp_path / "catalogue \u202e"  # LanceDB cannot have control characters
+    said = [
+        nearkin("index", run, folder, "--catalog", catalogue),
+        nearkin("search", catalogue, picture),
+        nearkin("search", catalogue, picture, "--label", HOSTILE),
+        nearkin("search", catalogue, folder / f"{HOSTILE}.png"),
+        nearkin("search", catalogue, tmp_path / "nothing"),
+        nearkin("label", catalogue, f"new {HOSTILE}", picture),
+        nearkin("index", run, tmp_path / HOSTILE / HOSTILE / HOSTILE, "--catalog", catalogue),
+        nearkin("index", f"--{HOSTILE}"),
+        nearkin(HOSTILE),
+        nearkin("index", run, folder, "--catalog", catalogue / HOSTILE),
+    ]
+    assert [status for status, _, _ in said] == [0, 0, 0, 2, 2, 0, 2, 2, 2, 2]
+    assert "without control characters" in said[-1][2]
+    for _, out, err in said:
+        assert all(each.isprintable() for each in (out + err).replace("\n", ""))
+    assert r"catalogue \u202e" in said[0][1]
+    assert f"skipped {tmp_path}/{SHOWN}/{SHOWN}.png: " in said[0][2]
+    line = said[1][1].splitlines()[0]
+    assert line.startswith("  1   0.0000  itself    " + SHOWN)
+    assert line.endswith(f"{SHOWN}/00.png")
+    assert said[5][1].startswith(f"new {SHOWN}: ")
+    assert searched(nearkin, catalogue, picture, "-k", 1)["hits"][0]["label"] == f"new {HOSTILE}"
+
+
+def test_what_is_not_unicode_is_one_line(nearkin, index, run, photos, where, tmp_path):
+    index()
+    before, picture = records(where), pictures(photos)[0]
+    odd = Path(shutil.copy(picture, tmp_path / "\udcff.png"))
+    refused(nearkin("label", where, "a\udcff", picture), r"expected a label in UTF-8, got a\udcff; name another")
+    refused(nearkin("search", where, picture, "--label", "a\udcff"), r"expected a label in UTF-8, got a\udcff")
+    refused(nearkin("label", where, "name", odd), r"\udcff.png: its name is not UTF-8; rename it; nothing was named")
+    refused(nearkin("index", run, odd, "--catalog", where), r"\udcff.png is a file")
+    folder = tmp_path / "\udcfe"
+    shutil.copytree(photos, folder)
+    refused(nearkin("index", run, folder, "--catalog", where), "of the 30 files in", "its name is not UTF-8; rename it")
+    refused(nearkin("index", run, photos, "--catalog", tmp_path / "\udcfd"), "a name in UTF-8", r"\udcfd")
+    assert searched(nearkin, where, odd) == searched(nearkin, where, picture)
+    assert records(where) == before
+
+
 def test_no_catalogue_is_one_line_and_nothing_is_made(nearkin, photos, where, tmp_path):
     query = pictures(photos)[0]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     for place in (where, tmp_path / "empty", tmp_path / "file", tmp_path / "file" / "below"):
         for command in (("search", place, query), ("label", place, "name", query)):
-            if command[0] == "search":
-                refused(nearkin(*command), place, "expected a catalogue", "nearkin index RUN PHOTOS")
-            else:
-                refused(nearkin(*command), place)
-    assert not list((tmp_path / "empty").glob("[!.]*"))
+            refused(nearkin(*command), place, "expected a catalogue", "nearkin index RUN PHOTOS")
+    assert not where.exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_folder_without_a_picture_is_one_line_and_nothing_is_made(nearkin, run, where, tmp_path, caplog):
+    nothing = tmp_path / "nothing"
+    (nothing / "below").mkdir(parents=True)
+    (nothing / "a.jpg").write_text("text")
+    (nothing / "below" / "b.png").write_bytes(b"")
+    for more in ([], ["--prune"]):
+        refused(
+            nearkin("index", run, nothing, "--catalog", where, *more),
+            f"of the 2 files in {nothing} none can be read ({nothing}/a.jpg: not a picture",
+            "name another",
+        )
+    assert not where.exists()
+    assert not caplog.messages
+
+
+def test_a_folder_whose_pictures_all_became_unreadable_is_one_line_and_nothing_is_lost(
+    nearkin, index, run, photos, where
+):
+    """As of a disk that is not mounted."""
+    index()
+    before = records(where)
+    first, *others = pictures(photos)
+    for path in others:
+        path.unlink()
+    first.write_bytes(b"")
+    refused(nearkin("index", run, photos, "--catalog", where, "--prune"), "of the 1 file in", f"{first}: empty file")
+    assert records(where) == before
+
+
+@pytest.mark.parametrize("place", ["catalog", "class-00/deep/catalog"])
+def test_a_catalogue_among_the_pictures_is_not_walked(nearkin, index, run, photos, where, place, caplog):
+    inside = photos / place
+    index()
+    assert nearkin("index", run, photos, "--catalog", inside)[0] == 0
+    for catalogue in (where, inside):  # its own, and another's
+        status, out, _ = nearkin("index", run, photos, "--catalog", catalogue)
+        assert (status, out.splitlines()[0]) == (0, "0 pictures embedded, 30 as they were")
+    (inside / "catalog.json").unlink()
+    assert nearkin("index", run, photos, "--catalog", inside)[1].startswith("0 pictures embedded, 30 as they were\n")
+    assert not caplog.messages
+
+
+def test_a_file_called_like_a_description_hides_no_pictures(index, photos):
+    (photos / "catalog.json").write_text("{}")
+    assert index().startswith("30 pictures embedded, 0 as they were, 1 unreadable\n")
 
 
 def test_a_catalogue_cannot_be_in_a_file(nearkin, run, photos, tmp_path):
@@ -674,7 +926,7 @@ def test_a_lost_description_is_written_anew_and_nothing_embedded_again(index, ca
 
 def test_a_lost_model_is_one_line(nearkin, catalog, run, photos, where):
     shutil.rmtree(where / "models")
-    refused(nearkin("search", where, pictures(photos)[0]), "holds no model.safetensors")
+    refused(nearkin("search", where, pictures(photos)[0]), where / "models", "not there", "--run")
     assert nearkin("search", where, pictures(photos)[0], "--run", run)[0] == 0
 
 
@@ -687,7 +939,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(nearkin, run, photos, disk,
     with open(filler, "wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
-    more = make_folder([9] * 3, side=32, name="more")
+    more = make_folder([9] * 3, side=31, name="more")
     refused(nearkin("index", run, more, "--catalog", where), "No space left on device; free some space")
     refused(nearkin("label", where, "name", query), "No space left on device")
     assert searched(nearkin, where, query, "-k", 30) == before
@@ -724,7 +976,9 @@ def test_a_catalogue_that_cannot_be_written_to_can_be_searched(nearkin, run, pho
         (("index", "nowhere", "PHOTOS", "--catalog", "C"), "nowhere holds no model.safetensors"),
         (("index", "RUN", "nowhere", "--catalog", "C"), "nowhere does not exist"),
         (("index", "RUN", "PHOTO", "--catalog", "C"), "is a file"),
-        (("index", "RUN", "EMPTY", "--catalog", "C"), "holds no file"),
+        (("index", "RUN", "EMPTY", "--catalog", "C"), "holds no picture"),
+        (("index", "RUN", "PHOTOS", "--catalog", "PHOTOS"), "a catalogue is a folder of its own"),
+        (("index", "RUN", "CATALOG", "--catalog", "C"), "holds no picture"),
         (("index", "--upgrade", "RUN", "--catalog", "C"), "holds none"),
         (("index", "--upgrade", "nowhere", "--catalog", "CATALOG"), "nowhere holds no model.safetensors"),
         (("search", "CATALOG"), "IMAGE"),

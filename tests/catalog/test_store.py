@@ -309,6 +309,17 @@ def test_hostile_labels_and_paths(table):
     holds(table, entries[-1:])
 
 
+def test_count_of_a_label(table):
+    pairs = zip(some(2 * len(HOSTILE)), HOSTILE * 2, strict=True)
+    entries = [replace(each, record=replace(each.record, label=label)) for each, label in pairs]
+    unnamed = some(3, name="q")
+    table.put([*entries, *unnamed])
+    assert table.count() == len(entries) + 3
+    for label in HOSTILE:
+        assert table.count(label) == 2
+    assert table.count("none of these") == 0
+
+
 def test_ids_are_only_ids(table):
     entries = some(3)
     table.put(entries)

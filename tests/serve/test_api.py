@@ -56,6 +56,14 @@ def test_of_a_path_two_names_are_told(server, photos, made):
     assert str(made) not in answer.text
 
 
+def test_an_upload_that_the_catalogue_holds_does_not_vote_for_itself(server, catalog, photos):
+    upload = photos[12].read_bytes()
+    told = server.post("/api/search", content=upload).json()
+    same(told, catalog.search(upload, 24))
+    assert [hit["id"] for hit in told["hits"] if hit["itself"]] == [id_of(str(photos[12]))]
+    assert sum(name["votes"] for name in told["names"]) == sum(hit["match"] for hit in told["hits"]) - 1
+
+
 def test_similar_pictures_are_those_of_the_embedding_that_is_there(server, catalog, photos):
     id = id_of(str(photos[12]))
     (entry,) = catalog.table.entries([id])

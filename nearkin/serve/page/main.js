@@ -115,7 +115,7 @@ function say(text, error = "") {
 // The hits
 
 function showAnswer({ hits, names, threshold }) {
-  const matches = hits.filter((hit) => hit.match !== false).length;
+  const matches = hits.filter((hit) => hit.match !== false && !hit.itself).length;
   if (!hits.length) say("Nothing found: no picture of this label.");
   else if (threshold === null) say("This model does not know how near a match is.");
   else if (!matches) say("No match: nothing here is near enough to be of the same kind.");
