@@ -1,8 +1,8 @@
 """A catalogue in Milvus, for those who outgrow one machine: a server or a cluster, by pymilvus.
 
-A table is a collection `nearkin_NAME`. The collection `nearkin_catalog` holds the description, and when each table was
-last written. Several catalogues on one server are several databases of it: `http://HOST:19530/DATABASE`. Milvus keeps
-no files: models stay where they are.
+A table is a collection `nearkin_NAME`. The collection `nearkin_catalog` holds the description, when each table was last
+written, and the tickets of those who write. Several catalogues on one server are several databases of it:
+`http://HOST:19530/DATABASE`. Milvus keeps no files: models stay where they are.
 """
 
 import base64
@@ -10,13 +10,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nearkin.catalog.store import Entry, Found, Record, Vectors, id_of
+from nearkin.catalog.turn import Turn
 from nearkin.errors import InputError
 
 try:
@@ -44,6 +45,7 @@ LONGEST = 65_535
 
 PREFIX = "nearkin_"
 DESCRIBED = "nearkin_catalog"
+TICKET = "ticket "
 KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
 
 
@@ -60,6 +62,7 @@ class MilvusStore:
     def __init__(self, uri: str) -> None:
         self.where = uri
         self.ready: set[str] = set()
+        self.turn: Turn | None = None
         try:
             self.client = MilvusClient(uri, timeout=CONNECTED)
         except (MilvusException, RpcError, ValueError) as error:
@@ -75,6 +78,7 @@ class MilvusStore:
 
     def publish(self, description: dict[str, Any]) -> None:
         self._make(DESCRIBED, texts())
+        self._check_turn()
         write_text(self.client, "description", json.dumps(description))
 
     def table(self, name: str, size: int, make: bool = True) -> "MilvusTable":
@@ -93,6 +97,7 @@ class MilvusStore:
         return [name.removeprefix(PREFIX) for name in found if name.startswith(PREFIX) and name != DESCRIBED]
 
     def drop(self, name: str) -> None:
+        self._check_turn()
         ask(self.client.drop_collection, PREFIX + name)
         self.ready.discard(PREFIX + name)
 
@@ -103,13 +108,28 @@ class MilvusStore:
     def model(self, kept: str) -> Path:
         return Path(kept)
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Nothing: Milvus has no lock. Of two who write the same picture the later one stays, whole."""
-        return nullcontext()
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        self._make(DESCRIBED, texts())
+        self.turn = Turn(MilvusTickets(self.client), self.where)
+        try:
+            with self.turn.held():
+                yield
+        finally:
+            self.turn = None
+
+    def _check_turn(self) -> None:
+        """Before what cannot be undone: see that this is still the one who writes."""
+        if self.turn is not None:
+            self.turn.check()
 
     def _make(self, collection: str, schema: CollectionSchema) -> None:
         if not ask(self.client.has_collection, collection):
-            ask(self.client.create_collection, collection, schema=schema, consistency_level="Strong")
+            try:
+                ask(self.client.create_collection, collection, schema=schema, consistency_level="Strong")
+            except InputError:
+                if not ask(self.client.has_collection, collection):
+                    raise  # else another process has made it in this moment
         self._serve(collection)
 
     def _serve(self, collection: str) -> None:
@@ -121,6 +141,23 @@ class MilvusStore:
             ask(self.client.create_index, collection, index)
         ask(self.client.load_collection, collection)
         self.ready.add(collection)
+
+
+class MilvusTickets:
+    """The tickets of those who write, beside the description."""
+
+    def __init__(self, client: MilvusClient) -> None:
+        self.client = client
+
+    def read(self) -> dict[str, str]:
+        rows = ask(self.client.query, DESCRIBED, filter=f'id like "{TICKET}%"', output_fields=["id", "text"])
+        return {row["id"].removeprefix(TICKET): row["text"] for row in rows}
+
+    def write(self, id: str, text: str) -> None:
+        write_text(self.client, TICKET + id, text)
+
+    def remove(self, id: str) -> None:
+        ask(self.client.delete, DESCRIBED, ids=[TICKET + id])
 
 
 class MilvusTable:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
@@ -45,11 +46,26 @@ class Live:
         with self.lock:
             try:
                 if self.catalog.store.description() != self.catalog.description:
-                    self.catalog = Catalog.open(self.where, self.run)
+                    self.catalog = self.reopened()
             except InputError as error:
                 log.warning("%s", error)  # with a path, which is for whoever started the server
-                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the catalogue cannot be opened any more") from error
+                line = "the catalogue cannot be opened any more; the server's terminal says why"
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, line) from error
             return self.catalog
+
+    def reopened(self) -> Catalog:
+        """The catalogue, with the model that it has now: the run that was named may be of the one before.
+
+        Raises:
+            InputError: There is none, or its model is not to be found.
+        """
+        try:
+            return Catalog.open(self.where)
+        except InputError:
+            if self.run is not None:
+                with suppress(InputError):
+                    return Catalog.open(self.where, self.run)
+            raise
 
     def ask(self, task: Callable[[Catalog], T]) -> T:
         """Do a task; once more if the catalogue changed over meanwhile and took the table away."""

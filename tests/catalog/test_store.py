@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import wait_for
 
 from nearkin.catalog import lance
 from nearkin.catalog.lance import LanceStore
@@ -421,6 +423,27 @@ def test_the_model_is_found_again(store, reopen, tmp_path):
     kept = store.keep_model(run, "0123456789abcdef")
     folder = reopen().model(kept)
     assert {name: (folder / name).read_bytes() for name in files} == files
+
+
+def test_a_second_writer_waits_for_the_first(store, monkeypatch, caplog):
+    monkeypatch.setattr("nearkin.catalog.turn.LOOKED", 0.05)
+    other, order = another_handle(store), []
+
+    def second():
+        with other.writing():
+            order.append("second")
+            other.table("pictures_0", SIZE).put(some(3))
+
+    with ThreadPoolExecutor(1) as thread:
+        with store.writing():
+            waiting = thread.submit(second)
+            wait_for(lambda: any("is writing into it; waiting for that" in each for each in caplog.messages))
+            store.table("pictures_0", SIZE).put(some(2))
+            order.append("first")
+        waiting.result(20)
+    assert order == ["first", "second"]
+    assert store.description() is None
+    holds(store.table("pictures_0", SIZE), some(3))
 
 
 def test_writing_lets_go(store):
