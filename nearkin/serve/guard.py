@@ -1,18 +1,18 @@
-"""What stands between the network and the application: size of bodies, who may ask, how many at once, headers.
+"""What stands between the network and the application: who may ask, how many at once, size of bodies, headers.
 
-Plain ASGI: it sees every request before any of it is read.
+Plain ASGI: it sees every request before any of it is read. A request has its place among those that are answered once
+its body is there: whoever sends slowly holds a connection, and no place.
 """
 
 import asyncio
 import hmac
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import parse_qs, quote, unquote
 
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearkin.serve.problems import Problem
@@ -21,8 +21,14 @@ from nearkin.serve.uploads import MOST_BYTES
 MOST_AT_ONCE = 128
 """Requests that are being answered; those beyond are told at once to come again."""
 
-PATIENCE = 120.0
-"""Seconds within which a body has to be there: whoever is slower would hold a place for nothing."""
+MOST_HELD = 10 * MOST_BYTES
+"""Bytes of bodies, in sum, that are coming in or being answered; beyond, requests are told to come again."""
+
+PATIENCE = 20.0
+"""Seconds that a body may take to come in."""
+
+SLOWEST = 2**16
+"""Bytes of a body for which it may take a second more: an upload at its limit has five minutes."""
 
 LINGER = 5.0
 """Seconds that a refused body is still read for: a client that is cut off while it sends never sees why."""
@@ -50,13 +56,20 @@ class Guard:
         hosts: Names under which the server may be asked; empty allows all. A page elsewhere that has its own name
             resolve to this machine (DNS rebinding) does not know one of these.
         most_at_once: As `MOST_AT_ONCE`.
+        most_held: As `MOST_HELD`.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: Sequence[str] = (), most_at_once: int = MOST_AT_ONCE
+        self,
+        app: ASGIApp,
+        token: str | None,
+        hosts: Sequence[str] = (),
+        most_at_once: int = MOST_AT_ONCE,
+        most_held: int = MOST_HELD,
     ) -> None:
-        self.app, self.token, self.hosts, self.most_at_once = app, token, frozenset(hosts), most_at_once
-        self.running = 0
+        self.app, self.token, self.hosts = app, token, frozenset(hosts)
+        self.most_at_once, self.most_held = most_at_once, most_held
+        self.running = self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,27 +84,37 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
+        body = Body(self, receive)
         try:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            self.check(scope, headers)
+            self.check(scope)
+            if self.token is not None and scope["path"] == "/" and "token" in query(scope):
+                await welcome(self.token, send_with_headers)
+                return
+            await body.read()
+            self.check_places()
+            await self.answer(scope, body.replay(), send_with_headers)
         except Problem as problem:
-            await refuse(problem, receive, send_with_headers)
-            return
-        if self.token is not None and scope["path"] == "/" and "token" in query(scope):
-            await welcome(self.token, send_with_headers)
-            return
+            body.forget()
+            await refuse(problem, body, send_with_headers)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+        finally:
+            body.forget()
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.running += 1
         try:
-            await self.app(scope, Limited(receive), send_with_headers)
+            await self.app(scope, receive, send)
         finally:
             self.running -= 1
 
-    def check(self, scope: Scope, headers: dict[str, str]) -> None:
+    def check(self, scope: Scope) -> None:
         """Let a request pass.
 
         Raises:
             Problem: Not this one.
         """
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = re.sub(r":\d*$", "", headers.get("host", ""))
         if self.hosts and host not in self.hosts:
             raise Problem(HTTPStatus.MISDIRECTED_REQUEST, f"this server is not {host or 'without a name'}")
@@ -99,11 +122,16 @@ class Guard:
             raise Problem(
                 HTTPStatus.UNAUTHORIZED, "expected the token: open /?token=TOKEN, or send Authorization: Bearer TOKEN"
             )
+        if headers.keys() >= {"content-length", "transfer-encoding"}:  # a proxy before us may believe the other one
+            raise Problem(HTTPStatus.BAD_REQUEST, "a request has a content-length or comes in chunks, not both")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Problem(HTTPStatus.BAD_REQUEST, "content-length is no number")
         if int(length) > MOST_BYTES:
             raise too_large()
+        self.check_places()
+
+    def check_places(self) -> None:
         if self.running >= self.most_at_once:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once, come again in a second")
 
@@ -118,25 +146,71 @@ class Guard:
         return any(hmac.compare_digest(each.encode(), self.token.encode()) for each in shown)
 
 
-class Limited:
-    """The body of a request, up to the limits, whatever its length was said to be."""
+class Body:
+    """The body of a request in memory, up to the limits, whatever its length was said to be.
 
-    def __init__(self, receive: Receive) -> None:
-        self.receive, self.bytes = receive, 0
-        self.until = asyncio.get_running_loop().time() + PATIENCE
+    Args:
+        guard: Counts the bytes of all of them.
+        receive: Where it comes from.
+    """
 
-    async def __call__(self) -> Message:
-        try:
-            async with asyncio.timeout_at(self.until):
-                message = await self.receive()
-        except TimeoutError as error:
-            raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT, f"the body was not there within {PATIENCE:.0f} seconds"
-            ) from error
-        self.bytes += len(message.get("body", b""))
-        if self.bytes > MOST_BYTES:
-            raise too_large()
-        return message
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self.guard, self.receive, self.more = guard, receive, True
+        self.data, self.held = bytearray(), 0
+
+    async def read(self) -> None:
+        """Read all of it.
+
+        Raises:
+            Problem: Too large, too slow, or more than can be held beside the others.
+            ClientDisconnect: Whoever sends it has gone.
+        """
+        until = asyncio.get_running_loop().time() + PATIENCE
+        while self.more:
+            try:
+                async with asyncio.timeout_at(until):
+                    chunk = await self.next()
+            except TimeoutError as error:
+                raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from error
+            self.data += chunk
+            self.held += len(chunk)
+            self.guard.held += len(chunk)
+            until += len(chunk) / SLOWEST
+            if self.held > MOST_BYTES:
+                raise too_large()
+            if self.guard.held > self.guard.most_held:
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads at once, come again in a second")
+
+    async def next(self) -> bytes:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.more = message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+    def replay(self) -> Receive:
+        """For the application: what was read in one piece, then whatever comes."""
+        data = bytes(self.data)
+        self.data.clear()  # it counts as held, but not twice
+        read = iter([{"type": "http.request", "body": data, "more_body": False}])
+
+        async def receive() -> Message:
+            return next(read, None) or await self.receive()
+
+        return receive
+
+    def forget(self) -> None:
+        """Give back what is held."""
+        self.data.clear()
+        self.guard.held -= self.held
+        self.held = 0
+
+    async def skip(self) -> None:
+        """Read what comes of the rest in a while."""
+        with suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(LINGER):
+                while self.more:
+                    await self.next()
 
 
 def query(scope: Scope) -> dict[str, list[str]]:
@@ -148,23 +222,11 @@ def too_large() -> Problem:
     return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is too large, the limit is {MOST_BYTES // 2**20} MB")
 
 
-async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
-    body = json.dumps({"detail": problem.line}).encode()
-    headers: list[tuple[bytes, bytes]] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is left of the body then is not read
-    ]
-    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append((b"retry-after", b"1"))
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        headers.append((b"www-authenticate", b"Bearer"))
+async def refuse(problem: Problem, body: Body, send: Send) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER):
-            while (await receive()).get("more_body"):
-                pass
+    await send({"type": "http.response.body", "body": problem.body, "more_body": True})
+    await body.skip()
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -8,15 +8,19 @@ from urllib.parse import quote
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 
 from nearkin.errors import InputError
 from nearkin.serve.app import create_app
+from nearkin.serve.connection import ASKED, Connection
 from nearkin.serve.guard import Guard
 from nearkin.serve.live import Live
 
 log = logging.getLogger("nearkin")
 
-BACKLOG = 2048
+BACKLOG = 128
+"""Connections that wait to be accepted. All of them are at once, before the first is counted: with many, a process runs
+out of files."""
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -59,16 +63,21 @@ def serve(
         print(f"{live.catalog.table.count():,} pictures at {address}", flush=True)
         print("Ctrl-C stops it", flush=True)
         app = Guard(create_app(live), token, LOCAL if token is None else ())
-        config = uvicorn.Config(
-            app,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=5,
-        )
         torch.set_num_threads(1)  # requests run side by side
         with suppress(KeyboardInterrupt):  # how it is meant to be stopped
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config(app)).run(sockets=[listening])
+
+
+def config(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves it."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="error",  # its warnings are of what clients send, who then could fill a disk
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(ASKED),
+        timeout_graceful_shutdown=5,
+    )

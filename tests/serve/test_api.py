@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from starlette.requests import ClientDisconnect
 from support import encoded, wait_for
 
 from nearkin.catalog import name
@@ -331,12 +330,3 @@ def test_what_goes_wrong_inside_is_one_line(client_of, own, monkeypatch, refused
     answer = client.get("/api/health")
     refused(answer, 500, "something went wrong here; the server's terminal shows what")
     assert HEADERS.items() <= dict(answer.headers).items()
-
-
-def test_whoever_leaves_while_sending_is_no_fault_of_ours(client_of, own, monkeypatch):
-    async def leave(self):
-        raise ClientDisconnect
-
-    client = client_of(own / "catalog")
-    monkeypatch.setattr("starlette.requests.Request.body", leave)
-    assert client.post("/api/search").status_code == 400

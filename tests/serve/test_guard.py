@@ -8,7 +8,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from nearkin.serve.guard import COOKIE, HEADERS, Guard
-from nearkin.serve.problems import Problem
 
 TOKEN = 'a&b=c"d;e,+%41'
 
@@ -160,16 +159,33 @@ def test_a_refused_body_is_read_for_a_while_and_no_longer(monkeypatch):
         assert asyncio.run(asyncio.wait_for(ask(guard, receive), 5))[0]["status"] == 401
 
 
+def in_pieces(*sizes, pause=0.0):
+    """The body of a request that comes in pieces."""
+    left = list(sizes)
+
+    async def receive():
+        await asyncio.sleep(pause)
+        size = left.pop(0)
+        return {"type": "http.request", "body": bytes(size), "more_body": bool(left)}
+
+    return receive
+
+
+def refusal(sent):
+    """Status and line of what a guard has sent."""
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"]
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("nearkin.serve.guard.PATIENCE", 0.05)
-
-    async def drop_by_drop():
-        await asyncio.sleep(0.01)
-        return {"type": "http.request", "body": b"x", "more_body": True}
-
-    with pytest.raises(Problem, match="the body was not there within") as raised:
-        asyncio.run(asyncio.wait_for(ask(Guard(echo, None), drop_by_drop), 5))
-    assert raised.value.status == 408
+    monkeypatch.setattr("nearkin.serve.guard.PATIENCE", 0.1)
+    monkeypatch.setattr("nearkin.serve.guard.LINGER", 0.1)
+    guard = Guard(echo, None)
+    drop_by_drop = in_pieces(*[1] * 10**6, pause=0.01)
+    assert refusal(asyncio.run(asyncio.wait_for(ask(guard, drop_by_drop), 5))) == (408, "the body came too slowly")
+    assert guard.held == 0
+    monkeypatch.setattr("nearkin.serve.guard.SLOWEST", 10)
+    steadily = in_pieces(*[1] * 30, pause=0.01)
+    assert asyncio.run(ask(guard, steadily))[1]["body"] == b"30", "which takes as long, but comes as fast as is asked"
 
 
 def test_a_body_is_counted_and_not_believed():
@@ -179,7 +195,76 @@ def test_a_body_is_counted_and_not_believed():
         read.append(1)
         return {"type": "http.request", "body": bytes(2**20), "more_body": len(read) < 64}
 
-    with pytest.raises(Problem, match="too large") as raised:
-        asyncio.run(ask(Guard(echo, None), much, [(b"content-length", b"10")]))
-    assert raised.value.status == 413
-    assert len(read) == 21
+    sent = asyncio.run(ask(Guard(echo, None), much, [(b"content-length", b"10")]))
+    assert refusal(sent) == (413, "the body is too large, the limit is 20 MB")
+    assert len(read) == 64, "the rest is read, and lost, for whoever sends it to see the answer"
+
+
+def test_a_length_and_chunks_are_one_too_many():
+    both = [(b"content-length", b"10"), (b"transfer-encoding", b"chunked")]
+    assert refusal(asyncio.run(ask(Guard(echo, None), None, both)))[0] == 400
+
+
+def test_who_sends_slowly_has_no_place_yet():
+    async def scenario():
+        guard = Guard(echo, None, most_at_once=1)
+        slow = [asyncio.create_task(ask(guard, in_pieces(1, 1, pause=0.1))) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        first = await ask(guard)
+        assert not any(task.done() for task in slow)
+        return first, await asyncio.gather(*slow)
+
+    first, slow = asyncio.run(scenario())
+    assert first[0]["status"] == 200
+    assert {sent[0]["status"] for sent in slow} == {200}
+
+
+def test_bodies_are_bounded_in_sum():
+    """Ten that come in at once, a fifth of what may be held each: the fifth and those behind it are too much."""
+
+    async def scenario():
+        done = asyncio.Event()
+
+        async def slow(scope, receive, send):
+            await done.wait()
+            await echo(scope, receive, send)
+
+        guard = Guard(slow, None, most_held=100)
+        all_of_them = [asyncio.create_task(ask(guard, in_pieces(10, 15))) for _ in range(10)]
+        refused = set()
+        async with asyncio.timeout(5):
+            while len(refused) < 6:
+                refused = {task for task in all_of_them if task.done()}
+                await asyncio.sleep(0.001)
+        assert guard.held == 100
+        done.set()
+        answered = [await task for task in all_of_them if task not in refused]
+        assert guard.held == 0
+        return [task.result() for task in refused], answered, await ask(guard, in_pieces(100))
+
+    refused, answered, after = asyncio.run(scenario())
+    assert {refusal(sent) for sent in refused} == {(503, "too many uploads at once, come again in a second")}
+    assert [sent[1]["body"] for sent in (*answered, after)] == [b"25"] * 4 + [b"100"]
+
+
+@pytest.mark.parametrize("sizes", [(5,), (5, 5)])
+def test_whoever_leaves_while_sending_is_forgotten(sizes):
+    async def leave():
+        if left:
+            return {"type": "http.request", "body": bytes(left.pop()), "more_body": True}
+        return {"type": "http.disconnect"}
+
+    left = list(sizes)
+    guard = Guard(echo, None)
+    assert asyncio.run(ask(guard, leave)) == [], "nobody is there to be answered"
+    assert (guard.held, guard.running) == (0, 0)
+
+
+def test_whoever_fails_gives_back_what_is_held():
+    async def fail(scope, receive, send):
+        raise RuntimeError
+
+    guard = Guard(fail, None)
+    with pytest.raises(RuntimeError):
+        asyncio.run(ask(guard, in_pieces(10)))
+    assert guard.held == 0
