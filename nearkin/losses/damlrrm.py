@@ -164,4 +164,4 @@ def squared_hinges(
     too_far = (distance - (alpha - beta)).relu_().mul_(positive)
     excess = too_far.sub_((alpha + beta - distance).relu_().mul_(negative))
     violating = excess.count_nonzero().clamp_min(1)
-    return excess.square().sum() / violating, excess.mul_(2 / violating)
+    return excess.square().sum() / violating, excess.mul_(2).div_(violating)

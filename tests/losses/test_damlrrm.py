@@ -160,6 +160,13 @@ def test_shuffled_samples_are_not_compared_with_each_other():
     assert loss == 0
 
 
+def test_the_gradient_has_the_precision_of_the_embeddings(variant):
+    x = points(torch.float64).requires_grad_()
+    expected = torch.autograd.grad(reference(x, LABELS, 2.5, 0.5, **variant), x)
+    found = torch.autograd.grad(DAMLRRMLoss(2.5, 0.5, **variant)(x, LABELS), x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_a_shuffled_sample_without_a_neat_classmate_has_negatives_only():
     x = torch.tensor([[0.0], [0.0], [1.0], [50.0]])
     y = torch.tensor([0, 0, 1, 2])
@@ -216,8 +223,11 @@ def test_on_the_sphere_a_multiple_is_too_large_only_where_the_distance_is():
     loss.eval()
     loss(x, LABELS)
     loss.train()
-    with pytest.raises(ValueError, match=r"alpha must be below 2 .* got [\d.]+ times [\d.]+, .*: lower alpha to less"):
+    with pytest.raises(
+        ValueError, match=r"alpha must be below 2 .* got [\d.]+ times [\d.]+, .*: lower alpha to less"
+    ) as e:
         loss(x, LABELS)
+    assert float(str(e.value).split()[-1]) == pytest.approx(2 / unit, rel=1e-3)
     assert loss.unit == 0
 
 
