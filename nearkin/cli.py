@@ -31,6 +31,7 @@ COMMANDS = {
     "label": "name pictures of a new kind: searches then answer with the name",
     "export": "the model of a run as one ONNX file",
     "compare": "configurations x seeds -> one table with intervals, and one page",
+    "doctor": "versions, devices, what is repeatable here, and a self-test of some seconds",
 }
 
 SWITCHES = ("--resume", "--overwrite", "--print_config")  # of nearkin train: they take no value
@@ -91,6 +92,7 @@ def dispatch(arguments: list[str]) -> None:
         "serve": serve,
         "export": export,
         "compare": compare,
+        "doctor": doctor,
     }
     run[command](rest)
 
@@ -334,6 +336,31 @@ def compare(arguments: list[str]) -> None:
     if failed:
         runs = f"{len(failed)} of {len(comparison.runs)} runs failed"
         fail(f"{runs}, the first is {failed[0].title}: {failed[0].failure}", 1)
+
+
+def doctor(arguments: list[str]) -> None:
+    parser = Parser("doctor", "What nearkin is made of and runs on here, and a self-test: exit status 1 if it fails.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), help="where to look at the free disk; here")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    options = parser.parse_args(arguments)
+
+    from nearkin.doctor import as_text, examine, self_test
+
+    facts = examine(options.folder)
+    if not options.json:
+        print(as_text(facts))
+    checks = []
+    for check in self_test():
+        checks.append(check)
+        if not options.json:
+            print(check, flush=True)
+    wrong = sum(not check.right for check in checks)
+    if options.json:
+        print(json.dumps({**facts, "checks": [check._asdict() for check in checks]}))
+    else:
+        print(f"{len(checks)} checks, {wrong or 'none'} wrong")
+    if wrong:
+        fail(f"{wrong} of {len(checks)} checks are wrong", 1)
 
 
 def split_options(arguments: list[str], own: dict[str, int]) -> tuple[list[str], list[str]]:
