@@ -4,8 +4,11 @@ import argparse
 import errno
 import json
 import logging
+import os
 import shlex
+import signal
 import sys
+import time
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -34,6 +37,9 @@ COMMANDS = {
     "doctor": "versions, devices, what is repeatable here, and a self-test of some seconds",
 }
 
+TOGETHER = ("train", "evaluate", "index")
+"""Commands that several processes can share, started by torchrun."""
+
 SWITCHES = ("--resume", "--overwrite", "--print_config")  # of nearkin train: they take no value
 
 FREE = "free some space and run the command again, a training with --resume"
@@ -47,6 +53,9 @@ ADVICE = {
     errno.EPERM: ALLOW,
     errno.ENAMETOOLONG: "name a shorter one",
 }
+
+SECONDS_FOR_THE_FIRST = 15.0
+"""How long the other processes wait before they tell of an error."""
 
 USAGE = "usage: nearkin COMMAND ...\n\n" + "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
 
@@ -94,7 +103,20 @@ def dispatch(arguments: list[str]) -> None:
         "compare": compare,
         "doctor": doctor,
     }
-    run[command](rest)
+    if not several():
+        run[command](rest)
+        return
+    if command not in TOGETHER:
+        raise InputError(f"{command} is for one process, but torchrun started {os.environ['WORLD_SIZE']}; leave it out")
+    from nearkin.processes import joined
+
+    with joined():
+        run[command](rest)
+
+
+def several() -> bool:
+    """Whether torchrun started this process beside others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def train(arguments: list[str]) -> None:
@@ -112,17 +134,35 @@ def train(arguments: list[str]) -> None:
 
 def run_training(settings: "Settings") -> "RunFolder":
     """Train as the settings say, and print what came of it."""
+    from nearkin.data.images import UnreadableImage
     from nearkin.evaluate import describe
-    from nearkin.train import TrainingStopped
+    from nearkin.interruption import Terminated, terminate
+    from nearkin.processes import rank
+    from nearkin.run_folder import RunFolder
+    from nearkin.train import Preempted, TrainingStopped
     from nearkin.train import train as start
 
+    built = settings.build()
+    run = RunFolder(built["out"])
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        run = start(**settings.build(), overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
+        start(**built, overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
     except TrainingStopped as stopped:
-        fail(str(stopped), 1)
-    print(describe(run.result()))
-    print(f"run: {run.path}")
+        fail(str(stopped), 0 if isinstance(stopped, Preempted) else 1)
+    except Terminated:
+        fail(f"stopped by SIGTERM; {go_on(run)}", 0)
+    except UnreadableImage as gone:
+        fail(f"{gone}, though it could be read before; bring it back, and {go_on(run)}", 2)
+    if rank() == 0:
+        print(describe(run.result()))
+        print(f"run: {run.path}")
     return run
+
+
+def go_on(run: "RunFolder") -> str:
+    """How to go on with a training that was stopped."""
+    begun = run.exists()
+    return f"go on with: nearkin train {run.path / 'config.yaml'} --resume" if begun else "run the command again"
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -417,6 +457,13 @@ class Lines(logging.Formatter):
 
 
 def fail(message: str, status: int) -> NoReturn:
+    number = int(os.environ["RANK"]) if several() else 0
+    if number and status == 0:
+        sys.exit(0)
+    if number:  # if the first process says the same, torchrun ends this one meanwhile
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SECONDS_FOR_THE_FIRST)
+        message = f"process {number}: {message}"
     print(f"nearkin: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)
 

@@ -24,6 +24,7 @@ from nearkin.errors import InputError, nearest
 from nearkin.files import write_file
 from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
 from nearkin.models.embedder import Pool
+from nearkin.processes import collect, share
 from nearkin.progress import track
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -128,10 +129,14 @@ class Model:
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
     def embed_pictures(self, pictures: Pictures, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress."""
+        """Embeddings (n, D) of some of the pictures of a set, decoding ahead of the network; shows its progress.
+
+        Several processes embed the batches of one, each its share, and all have the whole.
+        """
         batches = np.split(indices, range(self.batch, len(indices), self.batch))
-        loaded = prefetch(pictures.__getitem__, batches)
-        return self.run(track(loaded, "embedding batches", len(batches), transient=True))
+        mine = batches[share(len(batches))]
+        loaded = prefetch(pictures.__getitem__, mine)
+        return np.concatenate(collect(self.run(track(loaded, "embedding batches", len(mine), transient=True))))
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from nearkin.data.cache import UnusableCache
 from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
+from nearkin.processes import once
 from nearkin.progress import track
 from nearkin.run_folder import RunFolder
 
@@ -131,8 +132,7 @@ def embed_unseen(model: Model, data: Data, classes: Container[str] | None = None
         np.searchsorted(unseen, found.labels[chosen]),
         [found.classes[i] for i in unseen],
     )
-    progress = partial(track, what="reading pictures", total=len(chosen))
-    reading = partial(read_all, listed, model.architecture.image, progress, of=len(found.paths))
+    reading = partial(read_all, listed, model.architecture.image, track, of=len(found.paths))
     try:
         images, pictures = reading(cache=data.cache)
     except (UnusableCache, OSError) as error:
@@ -169,7 +169,7 @@ def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | No
     embeddings = unseen.embeddings if levels is None else model.of_levels(levels, unseen.embeddings)
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
     return {
-        "trained": protocol.score(embeddings, labels),
+        "trained": once(lambda: protocol.score(embeddings, labels)),
         "protocol": protocol.about(labels, unseen.images.classes),
     }
 

@@ -12,8 +12,13 @@ from nearkin.errors import InputError
 log = logging.getLogger("nearkin")
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Write beside the file and rename: a reader, or a crash at any moment, finds the old content or the new.
+
+    Args:
+        path: The file.
+        content: All of it.
+        keep: Name that the old content gets, if it shall stay; a crash may leave it under this one alone.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written to; the old content is untouched.
@@ -24,6 +29,8 @@ def write_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nearkin.processes import rank
+
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -28,7 +30,8 @@ class Bar:
         self.what, self.total, self.done, self.first = what, total, done, done
         self.start = self.said = time.monotonic()
         self.live: Progress | None = None
-        if sys.stderr.isatty():
+        self.silent = rank() > 0
+        if sys.stderr.isatty() and not self.silent:
             self.live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -59,7 +62,7 @@ class Bar:
         rate = (self.done - self.first) / max(now - self.start, 1e-9)
         if self.live:
             self.live.update(self.task, completed=self.done, rate=f"{rate:,.0f}/s", note=note)
-        elif now - self.said >= SECONDS_BETWEEN_LINES:
+        elif now - self.said >= SECONDS_BETWEEN_LINES and not self.silent:
             self.said = now
             left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else "time left unknown"
             line = f"{self.what} {self.done:,}/{self.total:,}, {rate:,.1f}/s, {left}"

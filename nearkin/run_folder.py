@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ FILES = (
     "model.safetensors",
     "model.json",
     "last.ckpt",
+    "previous.ckpt",
     "report.html",
     "failed.txt",
 )
@@ -67,28 +68,27 @@ class RunFolder:
             InputError: It cannot be made or written to, or another process is at work on it.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()
-            folder = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            remove_empty(made)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"--out expects a folder that can be written to, but {self.path} cannot be ({error.strerror}); "
-                "name another"
-            ) from error
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+        with ExitStack() as behind:
+            behind.callback(remove_empty, made)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.path).close()
+                folder = os.open(self.path, os.O_RDONLY)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise InputError(
+                    f"--out expects a folder that can be written to, but {self.path} cannot be ({error.strerror}); "
+                    "name another"
+                ) from error
+            behind.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is training into {self.path}; wait for it, or name another folder with --out"
+                ) from None
             yield
-        except BlockingIOError:
-            raise InputError(
-                f"another process is training into {self.path}; wait for it, or name another folder with --out"
-            ) from None
-        finally:
-            os.close(folder)
-            remove_empty(made)
 
     def check_free(self, overwrite: bool) -> None:
         """Refuse a folder that holds a run, or a file that a run would replace, unless it shall be replaced.

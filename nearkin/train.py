@@ -2,21 +2,21 @@
 
 What happens at a step depends on nothing but the seed, the step and the weights before it: the sampler is a function of
 its two counters, and the random numbers of each step (augmentation, dropout) start from (seed, step). So a run that was
-stopped and resumed ends, bit for bit on the CPU, where one that was never stopped does.
+stopped and resumed ends, bit for bit on the CPU, where one that was never stopped does. Several processes take the same
+steps as one: each has its share of every batch in its network, and all compute the loss of the whole.
 """
 
 import inspect
 import itertools
 import logging
-import signal
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
 from typing import Any, Literal, ParamSpec
 
 import numpy as np
@@ -43,16 +43,19 @@ from nearkin.data import (
     prefetch,
     read_all,
 )
+from nearkin.data.folder import count
 from nearkin.data.samplers import SeededBatchSampler
 from nearkin.embed import Architecture, Model, create_embedder, load
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
 from nearkin.gradient_cache import backward_in_pieces
+from nearkin.interruption import interruptible
 from nearkin.journal import JsonLines
 from nearkin.losses import RankedListLoss
 from nearkin.losses.per_level import PerLevelLoss
-from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm
+from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm, join_batch_norms
 from nearkin.models.embedder import Pool
+from nearkin.processes import any_of, average_, gather, once, rank, share, world_size
 from nearkin.progress import Bar, track
 from nearkin.rehearsal import blame, rehearse, rehearse_parts, report_halves, report_singles
 from nearkin.run_folder import RunFolder
@@ -74,6 +77,10 @@ class TrainingStopped(RuntimeError):  # noqa: N818
     """The run cannot go on, or was told not to; the message says where it stands and how to go on."""
 
 
+class Preempted(TrainingStopped):
+    """SIGTERM came, and a checkpoint was written."""
+
+
 P = ParamSpec("P")
 
 
@@ -87,7 +94,7 @@ def alone(function: Callable[P, RunFolder]) -> Callable[P, RunFolder]:
     @wraps(function)
     def claiming(*args: P.args, **kwargs: P.kwargs) -> RunFolder:
         out = inspect.signature(function).bind(*args, **kwargs).arguments["out"]
-        with RunFolder(out).claimed():
+        with RunFolder(out).claimed() if rank() == 0 else nullcontext():
             return function(*args, **kwargs)
 
     return claiming
@@ -171,9 +178,9 @@ def train(
     """
     run = RunFolder(out)
     if resume:
-        run.check_config(config)
+        once(lambda: run.check_config(config))
     else:
-        run.check_free(overwrite)
+        once(lambda: run.check_free(overwrite))
 
     # Whatever can be wrong with the command shows before the pictures are read, which takes the longest.
     for key, given, least in (
@@ -203,10 +210,16 @@ def train(
     with blame("sampler"):
         rehearsed = sampler(train_labels)
         some_labels = train_labels[next(iter(rehearsed))]
+    if len(some_labels) < world_size():
+        raise InputError(
+            f"a batch of {count(len(some_labels), 'picture')} cannot be divided among {world_size()} processes; "
+            "start fewer"
+        )
     journal = JsonLines(run)
     with blame("accelerator, precision or logger"):
-        loggers = [journal, *further_loggers(logger or [], run, config)]
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
+        loggers = [journal, *further_loggers(logger or [], run, config)] if rank() == 0 else []
+        fabric = Fabric(accelerator=accelerator, precision=precision, loggers=loggers, **devices())
+        fabric.launch()
     torch.manual_seed(seed)
     with blame(f"backbone, given pictures of image.size {image.size}"):
         embedder = create_embedder(backbone.build(), embedding_size, pool, levels, image.size)
@@ -220,14 +233,13 @@ def train(
         rates = with_warmup(descent, schedule, warmup)
     rehearse(embedder, criterion, image.size, some_labels, len(split.train))
     if micro_batch is not None:
-        rehearse_parts(embedder, image.size, len(some_labels), micro_batch, frozen_batch_norm)
+        rehearse_parts(embedder, image.size, share(len(some_labels), of=0).stop, micro_batch, frozen_batch_norm)
     if not isinstance(rehearsed, TwoStreamSampler):
         report_halves(criterion, some_labels)
 
     if protocol.classes == "validation":  # the test classes are not even looked at
         listed = listed.only(np.union1d(split.train, split.validation))
-    reading = partial(track, what="reading pictures", total=len(listed.paths))
-    images, pictures = read_all(listed, image, reading, cache=data.cache)
+    images, pictures = read_all(listed, image, track, cache=data.cache)
     report_singles(images, split)
     # A held-out class either chooses the checkpoint or scores it.
     choosing = split.validation if protocol.classes == "test" else split.validation[:0]
@@ -238,6 +250,8 @@ def train(
     with blame("sampler"):
         batches = sampler(images.labels[train_set], seed=seed)
 
+    if world_size() > 1:
+        join_batch_norms(embedder)
     embedder.to(memory_format=torch.channels_last)
     network, descent = fabric.setup(embedder, descent)
     criterion.to(fabric.device)
@@ -252,37 +266,44 @@ def train(
     record = TrainingRecord(embedder, fabric.device)
     state: dict[str, Any] = {"embedder": embedder, "loss": criterion, "optimizer": descent, "schedule": rates}
     state["record"] = record
-    if resume and run.checkpoint.exists():
-        progress = load_checkpoint(run.checkpoint)
+    progress = once(lambda: load_checkpoint(run.checkpoint)) if resume else None
+    if progress is not None:
         for key, part in state.items():
             part.load_state_dict(progress[key])
         batches.load_state_dict(progress["sampler"])
         step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
     else:
-        untrained = protocol.score(model.embed_pictures(pictures, scored_set), images.labels[scored_set])
+        embeddings = model.embed_pictures(pictures, scored_set)
+        untrained = once(lambda: protocol.score(embeddings, images.labels[scored_set]))
         step, seconds, best = 0, 0.0, None
-    if not resume:
-        run.start(config)
-    journal.rewind(step)
+    if rank() == 0:
+        if not resume:
+            run.start(config)
+        journal.rewind(step)
 
     started = time.monotonic() - seconds
     saved = time.monotonic()
-    with Bar("training", steps, step) as bar, interruptible() as interrupted:
+    with Bar("training", steps, step) as bar, interruptible() as pressed:
         for position, indices, batch in feed(batches, pictures, train_set, steps - step):
             embedder.train()
             if frozen_batch_norm:
                 freeze_batch_norm(embedder.backbone)
             reseed(step_seed(seed, step), fabric.device)
-            views = augment(batch.to(fabric.device), image.size, torch.default_generator)
+            mine = share(len(indices))
+            views = augment(batch.to(fabric.device), image.size, torch.default_generator, mine, len(indices))
             labels = torch.from_numpy(number[images.labels[indices]]).to(fabric.device)
 
             descent.zero_grad()
+            compare: Callable[[Tensor], Tensor]
             compare = partial(compute_loss, criterion, labels=labels, run=run, step=step + 1)
+            if world_size() > 1:
+                compare = jointly(compare, len(indices), step_seed(seed, step, rank()), fabric.device)
             if micro_batch is None:
                 value = compare(network(views))
                 fabric.backward(value)
             else:
                 value = backward_in_pieces(network, views, compare, micro_batch, fabric.backward)
+            average_(p.grad for p in criterion.parameters() if p.grad is not None)
             if clip_gradient is not None:
                 nn.utils.clip_grad_norm_([*embedder.parameters(), *criterion.parameters()], clip_gradient)
             descent.step()
@@ -297,33 +318,39 @@ def train(
                 fabric.log_dict(row, step)
                 bar.advance(step - bar.done, f"loss {row['loss']:.4f}")
             validates = bool(len(validation_set)) and (step % validate_every == 0 or last)
-            saves = last or interrupted.is_set() or time.monotonic() - saved >= 60 * checkpoint_minutes
-            if (validates or saves) and not healthy(embedder, views, micro_batch or len(views)):
+            due = time.monotonic() - saved >= 60 * checkpoint_minutes
+            interrupted, terminated, due = any_of(pressed.interrupt, pressed.terminate, due)
+            saves = last or interrupted or terminated or due
+            if (validates or saves) and any(any_of(not healthy(embedder, views, micro_batch or len(views)))):
                 raise Diverged(diverged(run, step, criterion))
             if validates:
                 scores = validate(model, pictures, validation_set, images.labels)
                 fabric.log_dict({f"validation/{key}": score for key, score in scores.items()}, step)
                 if best is None or scores["recall@1"] > best:
                     best = scores["recall@1"]
-                    model.save(run.path)
+                    if rank() == 0:
+                        model.save(run.path)
             if saves:
                 progress = {"step": step, "seconds": seconds, "best": best, "untrained": untrained}
-                save_checkpoint(run.checkpoint, {**state, **progress, "sampler": position})
+                if rank() == 0:
+                    save_checkpoint(run.checkpoint, {**state, **progress, "sampler": position})
                 saved = time.monotonic()
-            if interrupted.is_set() and not last:
-                raise TrainingStopped(
+            if (interrupted or terminated) and not last:
+                raise (Preempted if terminated else TrainingStopped)(
                     f"stopped after step {step} of {steps}; go on with: "
                     f"nearkin train {run.path / 'config.yaml'} --resume"
                 )
 
     if best is not None:
-        embedder.load_state_dict(load(run.path).embedder.state_dict())
+        embedder.load_state_dict(once(lambda: load(run.path).embedder.state_dict()))
     model.calibration = calibrated(model, pictures, images, split, seed)
-    model.save(run.path)
-    trained = protocol.score(model.embed_pictures(pictures, scored_set), images.labels[scored_set])
-    about = protocol.about(images.labels[scored_set], images.classes)
-    training = record.summary(steps, seconds)
-    run.finish({"untrained": untrained, "trained": trained, "protocol": about, "training": training})
+    embeddings = model.embed_pictures(pictures, scored_set)
+    if rank() == 0:
+        model.save(run.path)
+        trained = protocol.score(embeddings, images.labels[scored_set])
+        about = protocol.about(images.labels[scored_set], images.classes)
+        training = record.summary(steps, seconds)
+        run.finish({"untrained": untrained, "trained": trained, "protocol": about, "training": training})
     for each in loggers:
         each.finalize("success")
     return run
@@ -348,6 +375,39 @@ def compute_loss(criterion: nn.Module, embeddings: Tensor, labels: Tensor, run: 
     return value
 
 
+def devices() -> dict[str, Any]:
+    """What Fabric has to know of the processes that torchrun started, if it did."""
+    if world_size() == 1:
+        return {"devices": 1}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": here, "num_nodes": world_size() // here, "strategy": "ddp"}
+
+
+def jointly(
+    compare: Callable[[Tensor], Tensor], total: int, own_seed: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Compare the embeddings of all processes, with the same random numbers on each, those of now.
+
+    Until then every process has its own: dropout in their networks differs.
+    """
+    generators = [torch.default_generator]
+    if device.type != "cpu":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [each.get_state() for each in generators]
+    reseed(own_seed, device)
+
+    def compare_all(embeddings: Tensor) -> Tensor:
+        own = [each.get_state() for each in generators]
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        value = compare(gather(embeddings, total))
+        for generator, state in zip(generators, own, strict=True):
+            generator.set_state(state)
+        return value
+
+    return compare_all
+
+
 def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
     """The backbone's parameters, then those that no pretrained weights ever cover: the heads', the loss's if any."""
     groups = [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
@@ -366,7 +426,10 @@ def with_warmup(optimizer: Optimizer, schedule: Callable[[Optimizer], LRSchedule
 def feed(
     batches: SeededBatchSampler, pictures: Pictures, train_set: NDArray[np.int64], steps: int
 ) -> Iterator[tuple[dict[str, int], NDArray[np.int64], Tensor]]:
-    """Yield for each step the sampler's state behind it, the indices of its pictures, and these, decoded ahead."""
+    """Yield for each step the sampler's state behind it, the indices of its pictures, and these, decoded ahead.
+
+    Of several processes each has the same indices, and the pictures of its share of them.
+    """
     drawn: deque[tuple[dict[str, int], NDArray[np.int64]]] = deque()
 
     def draw() -> Iterator[NDArray[np.int64]]:
@@ -376,13 +439,13 @@ def feed(
             drawn.append((batches.state_dict(), indices))
             yield indices
 
-    for batch in prefetch(pictures.__getitem__, draw()):
+    for batch in prefetch(lambda indices: pictures[indices[share(len(indices))]], draw()):
         yield *drawn.popleft(), batch
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step of every run."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(*key: int) -> int:
+    """A seed of its own for every key, such as (seed, step)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def reseed(seed: int, device: torch.device) -> None:
@@ -408,7 +471,7 @@ def validate(
 ) -> dict[str, float]:
     """Retrieval scores of the held-out training classes."""
     embeddings = model.embed_pictures(pictures, validation_set)
-    return metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False)
+    return once(lambda: metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False))
 
 
 def calibrated(model: Model, pictures: Pictures, images: ImageList, split: ClassSplit, seed: int) -> Calibration | None:
@@ -421,8 +484,9 @@ def calibrated(model: Model, pictures: Pictures, images: ImageList, split: Class
 
 def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:
     """What to tell a person whose loss became NaN or infinite."""
-    if run.checkpoint.exists():
-        good = f"the last good checkpoint is {run.checkpoint} (step {load_checkpoint(run.checkpoint)['step']})"
+    state = load_checkpoint(run.checkpoint)
+    if state is not None:
+        good = f"the last good checkpoint is {run.checkpoint} (step {state['step']})"
     else:
         good = f"no checkpoint had been written to {run.path} yet"
     loss = criterion.losses[0] if isinstance(criterion, PerLevelLoss) else criterion
@@ -451,24 +515,3 @@ def further_loggers(kinds: Sequence[str], run: RunFolder, config: dict[str, Any]
 
             loggers.append(WandbLogger(name=run.path.name, save_dir=run.path, project="nearkin", config=config))
     return loggers
-
-
-@contextmanager
-def interruptible() -> Iterator[Event]:
-    """Ctrl-C sets the event, to be seen between two steps; a second Ctrl-C interrupts at once."""
-    pressed = Event()
-
-    def first(number: int, frame: object) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, first)
-    except ValueError:  # not the main thread, which alone receives signals
-        yield pressed
-        return
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

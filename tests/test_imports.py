@@ -26,7 +26,7 @@ def test_the_parts_never_import_each_other(part):
     for file in (PACKAGE / part).rglob("*.py"):
         for module in imported(file):
             if module.startswith("nearkin"):
-                assert module.startswith((f"nearkin.{part}", "nearkin.errors", "nearkin.files")), (
+                assert module.startswith((f"nearkin.{part}", "nearkin.errors", "nearkin.files", "nearkin.processes")), (
                     f"{file} imports {module}"
                 )
 

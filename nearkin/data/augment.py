@@ -39,21 +39,28 @@ class Augmentation:
             if not 0 <= getattr(self, key) <= most:
                 raise InputError(f"augment.{key} must be in [0, {most}], got {getattr(self, key)}")
 
-    def __call__(self, images: Tensor, size: int, random: Generator) -> Tensor:
-        """Vary a batch.
+    def __call__(
+        self, images: Tensor, size: int, random: Generator, part: slice = slice(None), of: int | None = None
+    ) -> Tensor:
+        """Vary a batch, or a part of one.
 
         Args:
-            images: uint8 (N, 3, S, S) with S >= size.
+            images: uint8 (n, 3, S, S) with S >= size.
             size: Side of the crop.
-            random: CPU generator; the same state gives the same batch on every device.
+            random: CPU generator; the same state gives the same batch on every device, however it is divided.
+            part: Where in the batch these pictures are; they are all of it unless given.
+            of: N, pictures in the batch; n unless given.
 
         Returns:
-            uint8 (N, 3, size, size).
+            uint8 (n, 3, size, size).
         """
-        n = len(images)
-        images = mirror(random_crop(images, size, random), random) if self.mirror else random_crop(images, size, random)
-        moves = self.affine(n, random).to(images.device) if self.rotate or self.zoom or self.shift else None
-        colours = self.colours(n, random).to(images.device) if self.contrast else None
+        n, whole = len(images), of or len(images)
+        top, left = random_places(whole, images.shape[-1] - size, random)[:, part].tolist()
+        images = crop(images, size, top, left)
+        if self.mirror:
+            images = mirror(images, torch.rand(whole, generator=random)[part].lt(0.5).tolist())
+        moves = self.affine(whole, random)[part].to(images.device) if self.rotate or self.zoom or self.shift else None
+        colours = self.colours(whole, random)[part].to(images.device) if self.contrast else None
         if moves is None and colours is None:
             return images
         # On a CPU a few at a time: what stays in its caches takes a third of the time, or less.
@@ -85,19 +92,20 @@ class Augmentation:
         return torch.cat([factor[:, None], 128 * change], dim=1)
 
 
-def random_crop(images: Tensor, size: int, random: Generator) -> Tensor:
-    """A square of `size` at a random place of each picture: (N, C, S, S) -> (N, C, size, size)."""
-    n, _, _, side = images.shape
-    if side == size:
+def random_places(n: int, room: int, random: Generator) -> Tensor:
+    """Tops and left sides (2, n) of n crops, from 0 to `room`; nothing is drawn where there is none."""
+    return torch.randint(room + 1, (2, n), generator=random) if room else torch.zeros(2, n, dtype=torch.long)
+
+
+def crop(images: Tensor, size: int, top: list[int], left: list[int]) -> Tensor:
+    """A square of `size` at a place of its own in each picture: (N, C, S, S) -> (N, C, size, size)."""
+    if images.shape[-1] == size:
         return images
-    places = side - size + 1
-    top, left = torch.randint(places, (2, n), generator=random).tolist()
     return torch.stack([image[:, y : y + size, x : x + size] for image, y, x in zip(images, top, left, strict=True)])
 
 
-def mirror(images: Tensor, random: Generator) -> Tensor:
-    """Flip each picture left and right with probability 1/2: (N, C, S, S) of the same shape."""
-    flips = torch.rand(len(images), generator=random).lt(0.5).tolist()
+def mirror(images: Tensor, flips: list[bool]) -> Tensor:
+    """Flip some pictures left and right: (N, C, S, S) of the same shape."""
     # One by one: a whole batch, turned round, is far larger than a processor's caches.
     return torch.stack([image.flip(2) if flip else image for image, flip in zip(images, flips, strict=True)])
 

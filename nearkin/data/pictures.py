@@ -18,6 +18,7 @@ from nearkin.data.folder import ImageList, count, names
 from nearkin.data.images import UnreadableImage, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.errors import InputError
+from nearkin.processes import collect, share
 
 log = logging.getLogger("nearkin")
 
@@ -62,17 +63,20 @@ class Pictures:
         """One picture (3, side, side).
 
         Raises:
-            UnreadableImage: The file is no picture that can be read.
+            UnreadableImage: The file is no picture that can be read, or is gone.
         """
-        picture = self.preprocessing.decode(self.paths[index]).transpose(2, 0, 1)
+        try:
+            picture = self.preprocessing.decode(self.paths[index]).transpose(2, 0, 1)
+        except OSError as error:
+            raise unreadable(self.paths[index], error) from error
         if self.kept is not None:
             self.kept[self.rows[index]] = picture
             self.decoded[index] = True
         return picture
 
-    def problems(self) -> Iterator[UnreadableImage | None]:
-        """Decode every picture; for each, in order, as `problem`."""
-        return self.threads.map(self.problem, range(len(self)))
+    def problems(self, part: slice = slice(None)) -> Iterator[UnreadableImage | None]:
+        """Decode every picture, or a part of them; for each, in order, as `problem`."""
+        return self.threads.map(self.problem, range(len(self))[part])
 
     def problem(self, index: int) -> UnreadableImage | None:
         """Why a picture cannot be read, or None where it can."""
@@ -80,8 +84,6 @@ class Pictures:
             self.decode(index)
         except UnreadableImage as error:
             return error
-        except OSError as error:
-            return unreadable(self.paths[index], error)
         return None
 
     def select(self, indices: NDArray[np.int64]) -> "Pictures":
@@ -92,24 +94,27 @@ class Pictures:
         return chosen
 
 
-Progress = Callable[[Iterable[UnreadableImage | None]], Iterable[UnreadableImage | None]]
+READING = "reading pictures"
+
+Progress = Callable[[Iterable[UnreadableImage | None], str, int], Iterable[UnreadableImage | None]]
 
 
 def read_all(
     images: ImageList,
     preprocessing: Preprocessing,
-    progress: Progress = iter,
+    progress: Progress = lambda results, what, total: results,
     of: int | None = None,
     cache: Path | None = None,
 ) -> tuple[ImageList, Pictures]:
     """Decode every picture once, before anything is learnt from any of them, and leave out what cannot be read.
 
-    Each unreadable file is named in the log.
+    Each unreadable file is named in the log. Of several processes each tries its share, and all leave out what any of
+    them found.
 
     Args:
         images: The pictures.
         preprocessing: What they are decoded to.
-        progress: Wraps the iteration over the results, to show it to a person.
+        progress: Wraps the iteration over the results, with what is done and how often, as `track` does.
         of: Number of pictures in the whole that these are a part of, if they are.
         cache: Folder where decoded pictures are kept for other runs, and found.
 
@@ -122,7 +127,14 @@ def read_all(
     """
     store = None if cache is None else Cache(cache, preprocessing)
     pictures = Pictures(images.paths, preprocessing)
-    problems = list(progress(store.fill(images.paths) if store else pictures.problems()))
+    total = len(images.paths)
+    if store is None:
+        part = share(total)
+        tried = list(progress(pictures.problems(part), READING, part.stop - part.start))
+        problems = [problem for some in collect(tried) for problem in some]
+    else:  # of several processes one decodes, and the others find the rows
+        found_by_each = collect(list(progress(store.fill(images.paths), READING, total)))
+        problems = [next(filter(None, found), None) for found in zip(*found_by_each, strict=True)]
     broken = [str(problem) for problem in problems if problem]
     keep = np.flatnonzero([problem is None for problem in problems])
     found = f"{count(len(broken), 'file')} of {len(problems):,} cannot be read as pictures"

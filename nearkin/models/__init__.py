@@ -1,6 +1,7 @@
 """Networks from pictures to embeddings."""
 
 from nearkin.models.backbone import Backbone
+from nearkin.models.batch_norm import join_batch_norms
 from nearkin.models.bn_inception import BNInception
 from nearkin.models.convnet import ConvNet
 from nearkin.models.embedder import Embedder
@@ -18,4 +19,5 @@ __all__ = [
     "MultiLevelEmbedder",
     "evaluating",
     "freeze_batch_norm",
+    "join_batch_norms",
 ]

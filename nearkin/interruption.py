@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM: seen between two steps of a training, at once elsewhere."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where no step has to be brought to its end first."""
+
+
+@dataclass
+class Pressed:
+    """What has come: Ctrl-C, or SIGTERM, which the scheduler of a cluster sends to a job that has to make room."""
+
+    interrupt: bool = False
+    terminate: bool = False
+
+
+def terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+@contextmanager
+def interruptible() -> Iterator[Pressed]:
+    """Note Ctrl-C and SIGTERM, to be looked at between two steps; a second one of either interrupts at once."""
+    pressed = Pressed()
+
+    def first(number: int, frame: object) -> None:
+        pressed.interrupt |= number == signal.SIGINT
+        pressed.terminate |= number == signal.SIGTERM
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone receives signals
+        yield pressed
+        return
+    try:
+        yield pressed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,132 @@
+"""Several processes that work as one: how many there are, and what passes between them.
+
+`torchrun` starts one command in many processes. All of them hold the same weights, draw the same batches, and work on
+their share of each; what has to be known of the whole is gathered. The first alone writes files and speaks. In a
+command that was started once there is one process, and everything here is what it says without the others.
+"""
+
+import datetime
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+PATIENCE = datetime.timedelta(hours=12)
+"""How long a process waits for another: one may score for long, and if one ends, torchrun ends the rest."""
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that torchrun started, if it did: over NCCL between GPUs, over Gloo between the rest."""
+    if not launched() or dist.is_initialized():
+        yield
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    gpu = local < torch.cuda.device_count()
+    if gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    log = logging.getLogger("nearkin")
+    level = log.level
+    if rank():
+        log.setLevel(logging.ERROR)  # what is worth a line, the first process knows too
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(total: int, of: int | None = None) -> slice:
+    """Which of so many things in a row are for one process, this one unless named; no two differ by more than one."""
+    each, more = divmod(total, world_size())
+    number = rank() if of is None else of
+    start = number * each + min(number, more)
+    return slice(start, start + each + (number < more))
+
+
+def gather(rows: Tensor, total: int) -> Tensor:
+    """Put the shares (n, ...) of all processes together, in order: (total, ...), on every process.
+
+    Every process takes the same loss of what it gathered, so each knows the whole gradient by its own rows. What their
+    networks make of these is then averaged over the processes, as `DistributedDataParallel` does: so it is multiplied
+    by their number here.
+    """
+    if world_size() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows, total)
+    return gathered
+
+
+def collect(thing: T) -> list[T]:
+    """What each process has, on every process."""
+    if world_size() == 1:
+        return [thing]
+    things: list[Any] = [None] * world_size()
+    dist.all_gather_object(things, thing)
+    return things
+
+
+def once(work: Callable[[], T]) -> T:
+    """What the first process makes of it, on every process; the others do not do the work."""
+    if world_size() == 1:
+        return work()
+    result: list[Any] = [work() if rank() == 0 else None]
+    dist.broadcast_object_list(result)
+    made: T = result[0]
+    return made
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Which of the flags is raised on any process."""
+    if world_size() == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(each) for each in raised]
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors, which are the same on every process but for rounding, by their mean."""
+    for tensor in tensors if world_size() > 1 else ():
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, total: int) -> Tensor:
+        ctx.total = total
+        shares = [share(total, each) for each in range(world_size())]
+        most = shares[0].stop
+        padded = rows.new_zeros(most, *rows.shape[1:])  # all send as many
+        padded[: len(rows)] = rows
+        received = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(received, padded)
+        return torch.cat([each[: some.stop - some.start] for each, some in zip(received, shares, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return world_size() * grad[share(ctx.total)], None

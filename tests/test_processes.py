@@ -1,0 +1,121 @@
+"""Several processes that do the work of one: by torchrun, over Gloo, on this machine."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nearkin.checkpoint import load_checkpoint
+from nearkin.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+
+
+def together(processes, *command, **options):
+    """Run a Python command in so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    given = {"capture_output": True, "text": True, "timeout": 300, "env": environment, **options}
+    return subprocess.run([sys.executable, *launcher, *map(str, command)], check=False, **given)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """What each process ended with: `ended(3)[rank][case]`."""
+    made = {}
+
+    def run(processes):
+        if processes not in made:
+            file = tmp_path_factory.mktemp("joint") / "steps"
+            done = together(processes, HERE / "joint_steps.py", file)
+            assert done.returncode == 0, done.stderr
+            made[processes] = [torch.load(f"{file}.{each}") for each in range(processes)]
+        return made[processes]
+
+    return run
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_their_gradients_and_steps_are_those_of_one(ended, processes):
+    (alone,), (first, *others) = ended(1), ended(processes)
+    assert alone.keys() == first.keys()
+    for case, expected in alone.items():
+        assert first[case].keys() == expected.keys()
+        for name, value in expected.items():
+            error = (first[case][name] - value).abs().max() / value.abs().max().clamp_min(1e-9)
+            assert error <= 1e-6, f"{case}, {name}: off by {error:.1e}"
+            assert all(torch.equal(first[case][name], other[case][name]) for other in others), f"{case}, {name}"
+
+
+OPTIONS = [
+    *("--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "4"),
+    *("--augment.rotate", "10", "--data.validation", "0.2", "--validate_every", "20"),
+]
+
+
+def training(root, out, *more):
+    return ["-m", "nearkin", "train", "--data", root, "--out", out, *OPTIONS, *more]
+
+
+def test_a_training_of_two_begins_as_one_and_is_a_whole_run(make_folder, tmp_path):
+    root = make_folder([8] * 20)
+    (root / "class-03" / "broken.png").write_bytes(b"no picture")
+    runs = []
+    for processes in (1, 2):
+        run = RunFolder(tmp_path / f"{processes}")
+        done = together(processes, *training(root, run.path, "--steps", "40", "--loss", "MarginLoss"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("recall@1") == 1
+        assert done.stderr.count("broken.png") == 1
+        runs.append(run)
+    one, two = runs
+    assert sorted(path.name for path in one.path.iterdir()) == sorted(path.name for path in two.path.iterdir())
+    first, second = (run.history()[0] for run in runs)
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)  # ten steps of float32
+    expected, result = (run.result() for run in runs)
+    assert result["untrained"] == expected["untrained"]
+    assert result["protocol"] == expected["protocol"]
+    assert result["training"]["data_order"] == expected["training"]["data_order"]
+    assert result["training"]["pictures"] == expected["training"]["pictures"]
+
+
+def test_what_two_began_one_ends(make_folder, tmp_path):
+    root, run = make_folder([8] * 20), RunFolder(tmp_path / "run")
+    steps = ("--steps", "600", "--checkpoint_minutes", "60")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [str(each) for each in (*launcher, *training(root, run.path, *steps))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(run.history()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()  # torchrun passes it on
+        said = process.communicate(timeout=60)[1]
+    (line,) = [line for line in said.splitlines() if line.startswith("nearkin:")]
+    step = int(re.search(r"stopped after step (\d+) of 600; go on with: nearkin train ", line)[1])
+    state = load_checkpoint(run.checkpoint)
+    assert state["step"] == step
+    resumed = together(1, *training(root, run.path, *steps, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in run.history() if "loss" in row] == list(range(10, 601, 10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nowhere"], "nearkin: data expects"),
+        (["search", "catalog", "picture.png"], "nearkin: search is for one process, but torchrun started 2"),
+    ],
+)
+def test_what_is_wrong_is_said_once(tmp_path, arguments, message):
+    done = together(2, "-m", "nearkin", *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("nearkin:")]
+    assert line.startswith(message)

@@ -1,0 +1,51 @@
+"""Kill a training at a random moment, again and again: `python train_again_and_again.py KILLS RUN OPTIONS...`.
+
+Every life is a fork of this process, which has imported everything: it starts at once. Prints how often it killed.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from nearkin import cli, train  # noqa: F401 - imported before the fork
+from nearkin.run_folder import RunFolder
+
+MOST_ROWS = 2  # of the journal that a life may add: so the run outlives its killer
+
+
+def live(arguments):
+    """Train in a process of its own; its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        cli.main(["train", *arguments])
+    except SystemExit as end:
+        os._exit(end.code)
+    finally:
+        os._exit(70)
+
+
+def main(kills, run, options):
+    run, moment = RunFolder(Path(run)), random.Random(0)
+    killed, status = 0, None
+    while status is None:
+        child = live([*options, "--out", str(run.path), *(["--resume"] if run.exists() else [])])
+        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 2)
+        while killed < kills and time.monotonic() < deadline and len(run.history()) < rows + MOST_ROWS:
+            time.sleep(0.001)
+        if killed < kills:
+            os.kill(child, signal.SIGKILL)
+        _, ended = os.waitpid(child, 0)
+        if os.WIFSIGNALED(ended):
+            killed += 1
+        else:
+            status = os.WEXITSTATUS(ended)
+    print(f"{killed} killed, then status {status}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
