@@ -173,9 +173,11 @@ def evaluate(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from nearkin.evaluate import describe, evaluate_run
+    from nearkin.processes import rank
 
     result = evaluate_run(options.run, pictures_of(options), options.levels)
-    print(json.dumps(result["trained"]) if options.json else describe(result))
+    if rank() == 0:
+        print(json.dumps(result["trained"]) if options.json else describe(result))
 
 
 def report(arguments: list[str]) -> None:
@@ -237,22 +239,31 @@ def index(arguments: list[str]) -> None:
     parser.add_argument(
         "--upgrade", type=Path, metavar="RUN", help="embed all pictures with this run's model, then change over to it"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="embed on this Ray cluster: auto is that of this machine, local a new one",
+    )
     options = parser.parse_args(arguments)
+    if options.ray is not None and several():
+        parser.error("--ray starts processes of its own: leave torchrun out")
     if options.upgrade is not None and options.run is not None:
         parser.error("--upgrade takes the run alone: the pictures are those of the catalogue")
     if options.upgrade is None and options.photos is None:
         parser.error("expected a run and a folder of pictures")
 
     from nearkin import catalog
+    from nearkin.processes import rank
 
     try:
         if options.upgrade is not None:
-            done = catalog.upgrade(options.catalog, options.upgrade, options.prune)
+            done = catalog.upgrade(options.catalog, options.upgrade, options.prune, options.ray)
         else:
-            done = catalog.index(options.catalog, options.run, options.photos, options.prune)
+            done = catalog.index(options.catalog, options.run, options.photos, options.prune, options.ray)
     except KeyboardInterrupt:
         fail(f"stopped; what is written stays, the rest goes on with: nearkin index {shlex.join(arguments)}", 1)
-    print(done)
+    if rank() == 0:
+        print(done)
     print(f"catalogue: {printable(options.catalog)}")
 
 

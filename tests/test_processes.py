@@ -1,15 +1,20 @@
 """Several processes that do the work of one: by torchrun, over Gloo, on this machine."""
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from nearkin import Catalog
 from nearkin.checkpoint import load_checkpoint
 from nearkin.run_folder import RunFolder
 
@@ -64,13 +69,33 @@ def training(root, out, *more):
     return ["-m", "nearkin", "train", "--data", root, "--out", out, *OPTIONS, *more]
 
 
-def test_a_training_of_two_begins_as_one_and_is_a_whole_run(make_folder, tmp_path):
+def on_two_machines(*command):
+    """Run a Python command in two processes, each started by a launcher of its own, as on two machines."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    launchers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *meeting, "--node-rank", number, *map(str, command)],
+            **pipes,
+        )
+        for number in "01"
+    ]
+    said = [each.communicate(timeout=300) for each in launchers]
+    return subprocess.CompletedProcess(
+        command, max(each.returncode for each in launchers), *("".join(each) for each in zip(*said, strict=True))
+    )
+
+
+def test_a_training_on_two_machines_begins_as_on_one_and_is_a_whole_run(make_folder, tmp_path):
     root = make_folder([8] * 20)
     (root / "class-03" / "broken.png").write_bytes(b"no picture")
     runs = []
-    for processes in (1, 2):
-        run = RunFolder(tmp_path / f"{processes}")
-        done = together(processes, *training(root, run.path, "--steps", "40", "--loss", "MarginLoss"))
+    for name, start in (("one", partial(together, 1)), ("two", on_two_machines)):
+        run = RunFolder(tmp_path / name)
+        done = start(*training(root, run.path, "--steps", "40", "--loss", "MarginLoss"))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("recall@1") == 1
         assert done.stderr.count("broken.png") == 1
@@ -107,10 +132,44 @@ def test_what_two_began_one_ends(make_folder, tmp_path):
     assert [row["step"] for row in run.history() if "loss" in row] == list(range(10, 601, 10))
 
 
+def rows(catalog):
+    """What a catalogue holds, in the order of the ids."""
+    table = Catalog.open(catalog).table
+    ids, vectors = table.vectors()
+    return sorted(table.records(), key=lambda each: each.id), vectors[np.argsort(ids)]
+
+
+def test_what_they_evaluate_and_index_is_what_one_does(make_folder, tmp_path):
+    root = make_folder([40] * 20)
+    (root / "class-03" / "broken.png").write_bytes(b"no picture")
+    done = together(1, *training(root, tmp_path / "run", "--steps", "20"))
+    assert done.returncode == 0, done.stderr
+    scores, printed, held = [], [], []
+    for processes in (1, 3):
+        evaluated = together(processes, "-m", "nearkin", "evaluate", tmp_path / "run", "--json")
+        assert evaluated.returncode == 0, evaluated.stderr
+        scores.append(json.loads(evaluated.stdout))
+        catalog = tmp_path / f"catalog-{processes}"
+        command = ["-m", "nearkin", "index", tmp_path / "run", root, "--catalog", catalog]
+        indexed = together(processes, *command)
+        assert indexed.returncode == 0, indexed.stderr
+        assert indexed.stderr.count("broken.png") == 1
+        again = together(processes, *command)
+        assert again.stdout.startswith("0 pictures embedded, 799 as they were"), again.stderr
+        printed.append(indexed.stdout.replace(str(catalog), ""))
+        held.append(rows(catalog))
+    assert scores[0] == scores[1]
+    assert printed[0] == printed[1]
+    (records, vectors), (others, more) = held
+    assert records == others
+    assert len(records) == 799
+    assert np.array_equal(vectors, more)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "nowhere"], "nearkin: data expects"),
+        (["train", "--data", "nowhere"], "nearkin: expected a folder with one sub-folder"),
         (["search", "catalog", "picture.png"], "nearkin: search is for one process, but torchrun started 2"),
     ],
 )

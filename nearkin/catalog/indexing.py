@@ -8,9 +8,9 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nearkin.data.images import Picture, UnreadableImage, read_image, to_square,
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.embed import Model, load
 from nearkin.errors import InputError, check_unicode, printable
+from nearkin.processes import collect, once, rank, world_size
 from nearkin.progress import Bar
 
 log = logging.getLogger("nearkin")
@@ -83,33 +84,44 @@ class Ready:
 
     Args:
         record: What will be known of it.
-        square: What the model sees; None if the catalogue has an embedding of this content.
+        square: What the model sees.
         thumbnail: A small copy.
-        source: Id of the row that holds this content, where there is one: its embedding and small copy are taken over.
     """
 
     record: Record
-    square: Picture | None = None
-    thumbnail: bytes = b""
-    source: str = ""
+    square: Picture
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A picture whose embedding and small copy are those of another row.
+
+    Args:
+        record: What will be known of it.
+        source: Id of that row.
+    """
+
+    record: Record
+    source: str
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Some of the pictures, embedded.
+    """A group of pictures that was looked at.
 
     Args:
-        entries: What is to be written.
-        embedded: How many of them the model has just seen.
+        embedded: Those that the model has just seen.
+        moved: Those of whose content there is a row.
         unreadable: By path, why.
     """
 
-    entries: list[Entry]
-    embedded: int
+    embedded: list[Entry]
+    moved: list[Moved]
     unreadable: dict[str, str]
 
 
-def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Done:
+def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: str | None = None) -> Done:
     """Bring the pictures below a folder into a catalogue, which is made if there is none.
 
     Args:
@@ -117,6 +129,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
         run: Folder of the run whose model embeds them.
         photos: The folder. The sub-folder of a picture is its label.
         prune: Take out pictures from below this folder that are gone.
+        ray: Address of the Ray cluster that embeds them, as in `on_ray.look_on_ray`; this process does, unless given.
 
     Raises:
         InputError: The catalogue was made with another model; there is no picture.
@@ -132,7 +145,8 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
         )
     if described(store) is None:  # nothing is made for a folder without a picture
         check_readable(photos, jobs_below(photos), model.architecture.image)
-    with store.writing():
+
+    def begin() -> tuple[str, list[Job], dict[str, Record]]:
         description = described(store)
         if description is None:
             description = describe(store, run, model)
@@ -142,17 +156,22 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False) -> Do
             check_model(store, description, model)
         jobs = jobs_below(photos)  # not before: a catalogue in there is known by its description
         table = store.table(description["table"], model.architecture.width)
-        known = {record.id: record for record in table.records()}
+        return description["table"], jobs, {record.id: record for record in table.records()}
+
+    with writing(store):
+        table_name, jobs, known = once(begin)
+        table = store.table(table_name, model.architecture.width)
         present = {id_of(str(job.path)) for job in jobs}
         moved = by_content(record for record in known.values() if record.id not in present)
-        embedded, kept, unread = fill(table, model, jobs, known, moved)
+        embedded, kept, unread = fill(table, looking(model, run, ray, jobs, known, moved), len(jobs))
         if len(unread) == len(jobs):
             raise no_picture(photos, list(unread.values()))
         below = f"{photos}{os.sep}"
         gone = [each for each in known.values() if each.path.startswith(below) and each.id not in present]
-        if prune:
-            table.remove([each.id for each in gone])
-        table.settle()
+        if rank() == 0:
+            if prune:
+                table.remove([each.id for each in gone])
+            table.settle()
     return Done(embedded, kept, list(unread.values()), [each.path for each in gone], len(gone) if prune else 0)
 
 
@@ -182,57 +201,62 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
         # A link keeps its name, as it does in `index`; of the same file twice one is enough.
         jobs = list(dict.fromkeys(Job(file.parent.resolve() / file.name, label, named=True) for file in files))
         known = {record.id: record for record in table.records()}
-        entries: list[Entry] = []
-        embedded = 0
-        with closing(look(table, model, jobs, known, by_content(known.values()))) as groups:
+        with closing(look(model, jobs, known, by_content(known.values()))) as groups:
+            looked_at = []
             for seen in groups:
                 for problem in seen.unreadable.values():
                     raise InputError(f"{problem}; nothing was named")
-                entries += seen.entries
-                embedded += seen.embedded
-        for start in range(0, len(entries), AT_ONCE):
-            table.put(entries[start : start + AT_ONCE])
+                looked_at.append(seen)
+        for seen in looked_at:
+            write(table, seen)
         table.settle()
+    embedded = sum(len(seen.embedded) for seen in looked_at)
     return Done(embedded, len(jobs) - embedded, [], [], 0)
 
 
-def upgrade(where: str | Path, run: Path, prune: bool = False) -> Done:
+def upgrade(where: str | Path, run: Path, prune: bool = False, ray: str | None = None) -> Done:
     """Embed all pictures of a catalogue with another model, beside what it has, and change over when all are there.
 
     Args:
         where: Place of the catalogue.
         run: Folder of the other model's run.
         prune: Leave pictures behind that cannot be read any more.
+        ray: As in `index`.
 
     Raises:
         InputError: There is no catalogue; pictures cannot be read, and shall not be left behind: it stays as it was.
     """
     model, store = load(run), open_store(where)
     existing(store)
-    with store.writing():
+
+    def begin() -> tuple[dict[str, Any], dict[str, Any], list[Record], dict[str, Record]]:
         description = existing(store)
         old = store.table(description["table"], description["model"]["embedding_size"])
-        records = list(old.records())
         new = description if description["model"]["sha256"] == model.sha256 else describe(store, run, model)
         table = store.table(new["table"], model.architecture.width)
         for name in store.tables():
             if name not in (description["table"], new["table"]):
                 store.drop(name)
+        return description, new, list(old.records()), {record.id: record for record in table.records()}
+
+    with writing(store):
+        description, new, records, known = once(begin)
+        table = store.table(new["table"], model.architecture.width)
         jobs = [Job(Path(each.path), each.label, each.named) for each in records]
-        known = {record.id: record for record in table.records()}
-        embedded, kept, unread = fill(table, model, jobs, known, {})
+        embedded, kept, unread = fill(table, looking(model, run, ray, jobs, known, {}), len(jobs))
         if unread and not prune:
             raise InputError(
                 f"{count(len(unread), 'picture')} of {len(jobs):,} cannot be embedded anew "
                 f"({names(list(unread.values()), 3)}); the catalogue stays as it is: bring them back, or leave them "
                 "behind with --prune"
             )
-        wanted = {each.id for each in records if each.path not in unread}
-        table.remove([each for each in known if each not in wanted])
-        table.settle()
-        if new is not description:
-            store.publish(new)
-            store.drop(description["table"])
+        if rank() == 0:
+            wanted = {each.id for each in records if each.path not in unread}
+            table.remove([each for each in known if each not in wanted])
+            table.settle()
+            if new["table"] != description["table"]:
+                store.publish(new)
+                store.drop(description["table"])
     return Done(embedded, kept, [], list(unread), len(unread))
 
 
@@ -293,50 +317,95 @@ def by_content(records: Iterable[Record]) -> dict[str, Record]:
     return {each.sha256: each for each in sorted(records, key=lambda each: (each.named, each.path))}
 
 
-def fill(
-    table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
-) -> tuple[int, int, dict[str, str]]:
-    """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read, with why."""
+def fill(table: Table, looked_at: Generator[Seen, None, None], jobs: int) -> tuple[int, int, dict[str, str]]:
+    """Write what is new or changed; return how many were embedded, how many kept, and what cannot be read, with why.
+
+    Of several processes each looks at its share, the first alone writes, and all return the same.
+    """
     embedded, unread = 0, dict[str, str]()
-    with closing(look(table, model, jobs, known, moved)) as groups:
-        for seen in groups:
-            table.put(seen.entries)
-            embedded += seen.embedded
-            unread |= seen.unreadable
-            for problem in seen.unreadable.values():
-                log.warning("skipped %s", problem)
-    return embedded, len(jobs) - embedded - len(unread), unread
+    with closing(looked_at) as groups:
+        for mine in groups:
+            for seen in collect(mine):
+                if rank() == 0:
+                    write(table, seen)
+                embedded += len(seen.embedded)
+                unread |= seen.unreadable
+                for problem in seen.unreadable.values():
+                    log.warning("skipped %s", problem)
+    return embedded, jobs - embedded - len(unread), unread
+
+
+def looking(
+    model: Model,
+    run: Path,
+    ray: str | None,
+    jobs: Sequence[Job],
+    known: dict[str, Record],
+    moved: dict[str, Record],
+) -> Generator[Seen, None, None]:
+    """`look` here, or on a Ray cluster."""
+    if ray is None:
+        return look(model, jobs, known, moved)
+    from nearkin.catalog.on_ray import look_on_ray
+
+    return look_on_ray(ray, run, jobs, known, moved)
 
 
 def look(
-    table: Table, model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
+    model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
 ) -> Generator[Seen, None, None]:
     """Read pictures, group by group, and embed those of whose content the catalogue has no embedding; write nothing.
 
+    Of several processes each takes every so manieth group, and all take as many, of which the last may be empty.
+
     Args:
-        table: What the catalogue holds.
         model: What embeds.
         jobs: The pictures.
         known: The rows of the catalogue, by id.
         moved: Rows that no job is about, by content: a job that has it is taken for that picture in another place.
     """
-    groups = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
+    round_ = AT_ONCE * world_size()
+    starts = range(0, len(jobs), round_)
+    mine = [jobs[start + AT_ONCE * rank() : start + AT_ONCE * (rank() + 1)] for start in starts]
     with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:
 
-        def read(group: Sequence[Job]) -> list[Ready | UnreadableImage | None]:
+        def read(group: Sequence[Job]) -> list[Ready | Moved | UnreadableImage | None]:
             return list(threads.map(lambda job: prepare(job, known, moved, model.architecture.image), group))
 
-        for group, results in zip(groups, prefetch(read, groups), strict=True):
-            ready = [each for each in results if isinstance(each, Ready)]
-            pairs = zip(group, results, strict=True)
-            unread = {str(job.path): str(each) for job, each in pairs if isinstance(each, UnreadableImage)}
-            yield Seen(embed(table, model, ready), sum(each.square is not None for each in ready), unread)
-            bar.advance(len(group))
+        for start, group, results in zip(starts, mine, prefetch(read, mine), strict=True):
+            yield see(model, group, results)
+            bar.advance(min(round_, len(jobs) - start))
+
+
+def see(model: Model, group: Sequence[Job], results: Sequence[Ready | Moved | UnreadableImage | None]) -> Seen:
+    """Embed what was read of a group."""
+    ready = [each for each in results if isinstance(each, Ready)]
+    embedded = []
+    if ready:
+        squares = torch.from_numpy(np.stack([each.square for each in ready])).permute(0, 3, 1, 2)
+        vectors = model.run(torch.split(squares, model.batch))
+        embedded = [Entry(each.record, each.thumbnail, vector) for each, vector in zip(ready, vectors, strict=True)]
+    pairs = zip(group, results, strict=True)
+    unread = {str(job.path): str(each) for job, each in pairs if isinstance(each, UnreadableImage)}
+    return Seen(embedded, [each for each in results if isinstance(each, Moved)], unread)
+
+
+def write(table: Table, seen: Seen) -> None:
+    """Write a group at once: what was embedded, and what takes over the embedding of another row."""
+    rows = {row.record.id: row for row in table.entries(sorted({each.source for each in seen.moved}))}
+    table.put([*seen.embedded, *(replace(rows[each.source], record=each.record) for each in seen.moved)])
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
+    """Be the one who writes, of several processes the first; another command waits."""
+    with store.writing() if rank() == 0 else nullcontext():
+        yield
 
 
 def prepare(
     job: Job, known: dict[str, Record], moved: dict[str, Record], preprocessing: Preprocessing
-) -> Ready | UnreadableImage | None:
+) -> Ready | Moved | UnreadableImage | None:
     """Read a picture; None if the catalogue has it as it is and as it is called. Otherwise as `look`."""
     path = str(job.path)
     here = known.get(id_of(path))
@@ -363,7 +432,7 @@ def prepare(
     if record == here:
         return None
     if same is not None:
-        return Ready(record, source=same.id)
+        return Moved(record, same.id)
     assert data is not None  # else it would be as it was here
     try:
         return Ready(record, *views(data, path, preprocessing))
@@ -382,16 +451,3 @@ def views(data: bytes, path: str, preprocessing: Preprocessing) -> tuple[Picture
     small = Image.fromarray(picture)
     small.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
     return square, simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=80)
-
-
-def embed(table: Table, model: Model, ready: Sequence[Ready]) -> list[Entry]:
-    """Pictures with their embeddings: from the model, or from the row that has one of the same content."""
-    seen = [(each, each.square) for each in ready if each.square is not None]
-    entries = []
-    if seen:
-        squares = torch.from_numpy(np.stack([square for _, square in seen])).permute(0, 3, 1, 2)
-        vectors = model.run(torch.split(squares, model.batch))
-        entries = [Entry(each.record, each.thumbnail, vector) for (each, _), vector in zip(seen, vectors, strict=True)]
-    known = [each for each in ready if each.square is None]
-    rows = {row.record.id: row for row in table.entries(sorted({each.source for each in known}))}
-    return entries + [replace(rows[each.source], record=each.record) for each in known]
