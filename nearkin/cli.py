@@ -264,7 +264,7 @@ def index(arguments: list[str]) -> None:
         fail(f"stopped; what is written stays, the rest goes on with: nearkin index {shlex.join(arguments)}", 1)
     if rank() == 0:
         print(done)
-    print(f"catalogue: {printable(options.catalog)}")
+        print(f"catalogue: {printable(options.catalog)}")
 
 
 def search(arguments: list[str]) -> None:
