@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -179,6 +180,17 @@ def create_app(live: Live) -> FastAPI:
     async def picture(id: Id) -> Response:
         jpeg = await work(lambda catalog: as_jpeg(whole(entry_of(catalog, id))))
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
+
+    @app.post("/api/preview", summary="An upload as any browser shows it, and its size", openapi_extra=PICTURE_BODY)
+    async def preview(request: Request) -> dict[str, Any]:
+        data = await request.body()
+
+        def task(catalog: Catalog) -> dict[str, Any]:
+            picture = read_upload(data)
+            jpeg = b64encode(as_jpeg(picture)).decode()
+            return {"width": picture.shape[1], "height": picture.shape[0], "image": f"data:image/jpeg;base64,{jpeg}"}
+
+        return await work(task)
 
     @app.get("/api/size/{id}", summary="Width and height of a picture, in pixels")
     async def size(id: Id) -> dict[str, int]:

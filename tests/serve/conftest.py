@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 from starlette.testclient import TestClient
-from support import encoded, write_pictures
+from support import encoded, resize, wait_for, write_pictures
 
 from nearkin.calibration import Calibration
 from nearkin.catalog import Catalog, index
@@ -154,3 +154,38 @@ def refused():
         assert len(body["detail"]) < 200
 
     return check
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The pictures of the search page: of four kinds twelve each, one with a hostile name, and two without a label."""
+    root = write_pictures(tmp_path_factory.mktemp("page") / "pictures", [12, 12, 12, 14], side=48)
+    for name in ("12.png", "13.png"):
+        (root / "class-03" / name).rename(root / name)
+    (root / "class-03").rename(root / "<img src=x onerror=\"document.title='owned'\">")
+    return root
+
+
+@pytest.fixture(scope="session")
+def address(folder):
+    """Of a server on a catalogue of these pictures."""
+    # The random network maps every picture to nearly the same place: what it calls near is small.
+    run = save_model(folder.parent / "run", 0, Calibration(np.linspace(0.01, 0.5, 100).tolist(), 36, 4, True))
+    index(folder.parent / "catalog", run, folder)
+    with serving(folder.parent / "catalog") as served:
+        yield served.address
+
+
+@pytest.fixture
+def opened(browser, address):
+    """The page just opened, 1440 by 900 pixels, and not one complaint on the console when the test is done with it."""
+    resize(browser, 1440)
+    browser.get_log("performance")
+    browser.get("about:blank")
+    browser.get(address)
+    wait_for(lambda: browser.execute_script("return document.getElementById('map').dataset.points") == "50")
+    yield browser
+    complaints = [entry["message"] for entry in browser.get_log("browser")]
+    # What the browser itself says of an answer that is no 200.
+    assert [each for each in complaints if "Failed to load resource" not in each] == []
+    assert browser.title == "nearkin"

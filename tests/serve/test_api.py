@@ -1,5 +1,6 @@
 """What the server answers on the wire, beside the catalogue asked directly."""
 
+import base64
 import gzip
 import io
 import json
@@ -149,6 +150,16 @@ def test_pictures_are_shown_upright_small_and_anew(server, made):
         assert not image.getexif()
 
 
+def test_an_upload_is_shown_as_any_browser_can(server, made):
+    turned = (made / "photos" / "class-00" / "turned.jpg").read_bytes()
+    found = server.post("/api/preview", content=turned).json()
+    assert (found["width"], found["height"]) == (600, 1500)
+    kind, _, data = found["image"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (image.format, image.size) == ("JPEG", (410, 1024))
+
+
 def test_a_script_in_a_picture_is_never_served(server, made, polyglot):
     assert b"alert" in polyglot
     id = id_of(str(made / "photos" / "class-01" / "script.gif"))
@@ -157,6 +168,8 @@ def test_a_script_in_a_picture_is_never_served(server, made, polyglot):
         assert answer.headers["content-type"] == "image/jpeg"
         assert answer.content.startswith(b"\xff\xd8\xff")
         assert b"alert" not in answer.content
+    shown = server.post("/api/preview", content=polyglot).json()["image"]
+    assert b"alert" not in base64.b64decode(shown.partition(",")[2])
     found = server.post("/api/search", content=polyglot, headers={"content-type": "text/javascript"})
     assert found.json()["hits"][0]["path"] == "class-01/script.gif"
     assert found.headers["content-type"] == "application/json"

@@ -69,6 +69,7 @@ def test_what_is_no_sound_picture_is_refused_in_one_line(server, refused, what):
     for type in ("image/png", "application/octet-stream", "text/html"):
         refused(server.post("/api/search", content=data, headers={"content-type": type}), status, line)
     refused(server.post("/api/search", content=data, params={"crop": "0,0,1,1"}), status, line)
+    refused(server.post("/api/preview", content=data), status, line)
 
 
 def test_a_bomb_is_small_and_never_decoded(monkeypatch):

@@ -1,13 +1,24 @@
 /** Ask the server. What it refuses becomes an Error with its one line. */
-export async function ask(path, options = {}) {
-  let response;
+export async function ask(path, options) {
+  return content(await reach(path, options));
+}
+
+/** What is at an address and its tag; null while it still has the tag that is known. */
+export async function changed(path, tag) {
+  const response = await reach(path, { cache: "no-store", headers: tag ? { "if-none-match": tag } : {} });
+  return response.status === 304 ? null : { tag: response.headers.get("etag"), found: await content(response) };
+}
+
+async function reach(path, options) {
   try {
-    response = await fetch(path, options);
+    return await fetch(path, options);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is it still running?");
+    throw unanswered(error);
   }
-  const text = await response.text();
+}
+
+async function content(response) {
+  const text = await response.text().catch((error) => { throw unanswered(error); });
   let body;
   try {
     body = JSON.parse(text);
@@ -16,6 +27,21 @@ export async function ask(path, options = {}) {
   }
   if (!response.ok) throw new Error(body.detail);
   return body;
+}
+
+const unanswered = (error) => error.name === "AbortError" ? error : new Error("The server does not answer. Is it still running?");
+
+/** Signals of questions of one kind: whoever asks again does not wait for the answer before. */
+export class Turns {
+  next() {
+    this.stop();
+    this.newest = new AbortController();
+    return this.newest.signal;
+  }
+
+  stop() {
+    this.newest?.abort();
+  }
 }
 
 /** An address with those parameters that have a value. */

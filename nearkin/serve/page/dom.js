@@ -11,3 +11,9 @@ export function element(tag, attributes = {}, ...children) {
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 export const whole = (number) => number.toLocaleString("en");
 export const darkMode = matchMedia("(prefers-color-scheme: dark)");
+export const lessMotion = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** Give the frame of a picture its shape. */
+export function shape(image) {
+  image.parentElement.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+}

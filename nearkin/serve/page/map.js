@@ -1,53 +1,59 @@
-import { ask, thumbnail } from "/assets/api.js";
+import { changed, thumbnail } from "/assets/api.js";
 import { byId, clamp, darkMode, whole } from "/assets/dom.js";
+import { Points } from "/assets/points.js";
 
 const ZOOM = { least: 1, most: 200, button: 1.6 };
 const REACH = 14; // pixels around a point that count as on it
 const CLICK = 5; // pixels a pointer may slip and still click
+const REST = 80; // ms on a point until its picture is asked for: a pointer passes over many
+const RING = { share: 0.25, step: 1.25, least: 10 }; // its first radius, as a share of the lesser side; steps; pixels
 const POLL = 3000; // ms until the map is asked for again, while only the quick one is there
 
 /**
  * All pictures as points on a canvas. `view` is the point of the map in the middle of the canvas, and the zoom;
- * places span [-1, 1]; pixels are CSS pixels from the canvas's top left.
+ * places span [-1, 1]; pixels are CSS pixels from the canvas's top left. What changes while the points stay (a lasso,
+ * the point under the pointer) is drawn on a second canvas that lies over the first.
  */
 export class PictureMap {
   view = { x: 0, y: 0, zoom: 1 };
   ids = [];
   found = []; // ids of what is marked
-  marked = new Set(); // indices: what is found or in the lasso stands out
+  marked = new Set(); // indices: what is found or in a set stands out
   hovered = null;
-  lasso = null; // the path that is being drawn, in places of the map
   drawing = false; // whether the next drag draws a lasso
+  lasso = null; // the path that is being drawn, in places of the map
+  ring = null; // radius in pixels of the lasso that keys move
 
-  constructor(canvas, tooltip, { onLoad, onPick, onSet }) {
-    Object.assign(this, { canvas, tooltip, onLoad, onPick, onSet });
+  constructor({ onLoad, onPick, onSet }) {
+    Object.assign(this, { onLoad, onPick, onSet });
+    Object.assign(this, { canvas: byId("map"), over: byId("map-over"), tooltip: byId("tooltip"), said: byId("map-said") });
+    this.points = new Points(this.canvas);
     this.listen();
-    new ResizeObserver(() => this.invalidate()).observe(canvas);
-    darkMode.addEventListener("change", () => { this.color(); this.invalidate(); });
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    darkMode.addEventListener("change", () => { this.points.color(); this.invalidate(); });
   }
 
   async load() {
-    let again = POLL;
     try {
-      const found = await ask("/api/map");
-      if (found.quality === "good") again = 5 * POLL;
-      const contents = JSON.stringify([found.quality, found.total, found.names, found.labels, found.ids[0], found.x[0]]);
-      if (contents !== this.contents) this.show(found);
-      this.contents = contents;
+      const answer = await changed("/api/map", this.tag);
+      if (answer) {
+        this.tag = answer.tag;
+        this.show(answer.found);
+      }
     } catch (error) {
       byId("map-note").textContent = error.message;
     }
-    setTimeout(() => this.load(), document.hidden ? 10 * POLL : again);
+    setTimeout(() => this.load(), POLL * (document.hidden ? 10 : this.quality === "good" ? 5 : 1));
   }
 
   show({ quality, total, ids, x, y, labels, names }) {
     Object.assign(this, { quality, total, ids, labels, names });
     this.x = Float32Array.from(x);
     this.y = Float32Array.from(y, (value) => -value);
+    this.points.set(this);
     this.index = new Map(ids.map((id, i) => [id, i]));
     this.hover(null);
     this.mark(this.found);
-    this.color();
     const part = total > ids.length ? `${whole(ids.length)} of ${whole(total)} pictures, by lot` : `${whole(total)} pictures`;
     byId("map-note").textContent = quality === "good"
       ? `${part}. What is near is alike; drag to move, scroll to zoom, Shift and drag to lasso.`
@@ -55,21 +61,6 @@ export class PictureMap {
     this.canvas.dataset.quality = quality;
     this.canvas.dataset.points = ids.length;
     this.onLoad(this);
-    this.invalidate();
-  }
-
-  /** Colors as the pixels of an ImageData have them. */
-  color() {
-    const probe = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-    const byLabel = (this.names ?? []).map((_, label) => {
-      probe.fillStyle = labelColor(label);
-      probe.fillRect(0, 0, 1, 1);
-      return new Uint32Array(probe.getImageData(0, 0, 1, 1).data.buffer)[0];
-    });
-    probe.fillStyle = darkMode.matches ? "#8b8d94" : "#77757a";
-    probe.fillRect(0, 0, 1, 1);
-    const none = new Uint32Array(probe.getImageData(0, 0, 1, 1).data.buffer)[0];
-    this.colors = Uint32Array.from(this.labels ?? [], (label) => (label < 0 ? none : byLabel[label]));
   }
 
   labelOf(i) {
@@ -84,16 +75,13 @@ export class PictureMap {
 
   // Geometry
 
-  get width() { return this.canvas.clientWidth; }
-  get height() { return this.canvas.clientHeight; }
-
   scale(zoom = this.view.zoom) {
     return 0.46 * Math.min(this.width, this.height) * zoom;
   }
 
-  toPixels(i) {
+  toPixels(x, y) {
     const scale = this.scale();
-    return [(this.x[i] - this.view.x) * scale + this.width / 2, (this.y[i] - this.view.y) * scale + this.height / 2];
+    return [(x - this.view.x) * scale + this.width / 2, (y - this.view.y) * scale + this.height / 2];
   }
 
   toMap(px, py) {
@@ -103,7 +91,13 @@ export class PictureMap {
 
   setView({ x, y, zoom }) {
     this.view = { x: clamp(x, -1.2, 1.2), y: clamp(y, -1.2, 1.2), zoom: clamp(zoom, ZOOM.least, ZOOM.most) };
+    this.touch();
     this.invalidate();
+  }
+
+  /** While the whole map shows, a finger that moves up or down on it scrolls the page. */
+  touch() {
+    this.canvas.style.touchAction = this.view.zoom > ZOOM.least || this.drawing ? "none" : "pan-y";
   }
 
   zoomBy(factor, px = this.width / 2, py = this.height / 2) {
@@ -148,6 +142,44 @@ export class PictureMap {
     return found;
   }
 
+  // Sets
+
+  /** Draw a lasso next; with keys it is a ring in the middle, beneath which the map moves. */
+  draws(drawing, keys = false) {
+    this.drawing = drawing;
+    this.lasso = null;
+    this.ring = drawing && keys ? RING.share * Math.min(this.width, this.height) : null;
+    this.canvas.classList.toggle("drawing", drawing);
+    byId("lasso").setAttribute("aria-pressed", drawing);
+    this.said.textContent = drawing ? "Draw around the pictures that you mean." : "";
+    if (this.ring) this.sizeRing(1);
+    this.touch();
+    this.invalidate(false);
+  }
+
+  sizeRing(factor) {
+    this.ring = clamp(this.ring * factor, RING.least, Math.min(this.width, this.height) / 2 - 2);
+    const number = this.inside(this.around()).length;
+    this.said.textContent = `${whole(number)} picture${number === 1 ? "" : "s"} in the ring.`;
+    this.invalidate(false);
+  }
+
+  /** The ring as a path of places. */
+  around() {
+    return Array.from({ length: 72 }, (_, i) => {
+      const angle = (2 * Math.PI * i) / 72;
+      return this.toMap(this.width / 2 + this.ring * Math.cos(angle), this.height / 2 + this.ring * Math.sin(angle));
+    });
+  }
+
+  take(path) {
+    const found = this.inside(path);
+    this.draws(false);
+    this.said.textContent = found.length ? `${whole(found.length)} picture${found.length === 1 ? "" : "s"} taken, below the map.` : "Nothing was inside.";
+    this.mark(found.map((i) => this.ids[i]));
+    this.onSet(found);
+  }
+
   // Hands
 
   listen() {
@@ -155,15 +187,18 @@ export class PictureMap {
     const held = new Map();
     let slipped = 0;
     canvas.addEventListener("wheel", (event) => {
+      if (event.deltaY > 0 && this.view.zoom === ZOOM.least) return; // all of the map shows: let the page scroll
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : event.deltaMode ? 0.05 : 0.0018)), event.offsetX, event.offsetY);
+      this.hover(this.pointAt(event.offsetX, event.offsetY));
     }, { passive: false });
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button > 0) return;
       canvas.setPointerCapture(event.pointerId);
       held.set(event.pointerId, [event.offsetX, event.offsetY]);
       slipped = held.size === 1 ? 0 : CLICK + 1;
-      if (held.size === 1 && (this.drawing || event.shiftKey)) this.lasso = [this.toMap(event.offsetX, event.offsetY)];
+      if (this.ring) this.draws(true);
+      this.lasso = held.size === 1 && (this.drawing || event.shiftKey) ? [this.toMap(event.offsetX, event.offsetY)] : null;
     });
     canvas.addEventListener("pointermove", (event) => {
       const now = [event.offsetX, event.offsetY];
@@ -179,7 +214,7 @@ export class PictureMap {
       this.hover(null);
       if (this.lasso) {
         this.lasso.push(this.toMap(...now));
-        this.invalidate();
+        this.invalidate(false);
       } else if (other) {
         const gap = (from) => Math.hypot(from[0] - other[0], from[1] - other[1]) || 1;
         this.zoomBy(gap(now) / gap(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
@@ -189,13 +224,10 @@ export class PictureMap {
       if (!held.delete(event.pointerId)) return;
       const path = this.lasso;
       this.lasso = null;
-      this.invalidate();
+      this.invalidate(false);
       if (event.type === "pointercancel") return;
-      if (path && slipped > CLICK) {
-        const found = this.inside(path);
-        this.mark(found.map((i) => this.ids[i]));
-        this.onSet(found);
-      } else if (slipped <= CLICK) {
+      if (path && slipped > CLICK) this.take(path);
+      else if (slipped <= CLICK) {
         const point = this.pointAt(event.offsetX, event.offsetY, event.pointerType === "touch" ? 2 * REACH : REACH);
         if (point !== null) this.onPick(this.ids[point]);
       }
@@ -205,22 +237,44 @@ export class PictureMap {
     canvas.addEventListener("pointerleave", () => this.hover(null));
     canvas.addEventListener("blur", () => this.hover(null));
     canvas.addEventListener("keydown", (event) => this.press(event));
+    byId("lasso").addEventListener("click", (event) => {
+      const keys = event.detail === 0; // no pointer clicked
+      this.draws(!this.drawing, keys);
+      if (this.drawing && keys) canvas.focus();
+    });
+    byId("zoom-in").addEventListener("click", () => this.zoomBy(ZOOM.button));
+    byId("zoom-out").addEventListener("click", () => this.zoomBy(1 / ZOOM.button));
+    byId("whole").addEventListener("click", () => this.reset());
   }
 
   press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const far = 0.15 * Math.min(this.width, this.height);
-    const actions = {
+    const views = {
       ArrowLeft: () => this.moveBy(far, 0), ArrowRight: () => this.moveBy(-far, 0),
       ArrowUp: () => this.moveBy(0, far), ArrowDown: () => this.moveBy(0, -far),
       "+": () => this.zoomBy(ZOOM.button), "=": () => this.zoomBy(ZOOM.button), "-": () => this.zoomBy(1 / ZOOM.button),
       0: () => this.reset(),
-      Enter: () => { if (this.hovered !== null) this.onPick(this.ids[this.hovered]); },
     };
-    if (!actions[event.key]) return;
+    const others = {
+      l: () => this.draws(!this.ring, true),
+      Enter: () => {
+        if (this.ring) this.take(this.around());
+        else if (this.hovered !== null) this.onPick(this.ids[this.hovered]);
+      },
+      Escape: () => this.draws(false),
+    };
+    const sizes = { ArrowUp: RING.step, ArrowDown: 1 / RING.step };
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (this.ring && event.shiftKey && sizes[key]) this.sizeRing(sizes[key]);
+    else if (views[key]) {
+      views[key]();
+      if (this.ring) this.sizeRing(1);
+      else this.hover(this.pointAt(this.width / 2, this.height / 2, 0.4 * Math.min(this.width, this.height)));
+    } else if (others[key]) {
+      others[key]();
+    } else return;
     event.preventDefault();
-    actions[event.key]();
-    if (event.key !== "Enter") this.hover(this.pointAt(this.width / 2, this.height / 2, 0.4 * Math.min(this.width, this.height)));
   }
 
   hover(point) {
@@ -229,72 +283,62 @@ export class PictureMap {
     if (point === this.hovered) return;
     this.hovered = point;
     tooltip.hidden = point === null;
+    clearTimeout(this.resting);
+    const [image, text] = tooltip.children;
+    image.removeAttribute("src");
     if (point !== null) {
-      const [image, text] = tooltip.children;
-      image.src = thumbnail(this.ids[point]);
+      this.resting = setTimeout(() => { image.src = thumbnail(this.ids[point]); }, REST);
       text.textContent = this.labelOf(point) ?? "no label";
-      const [x, y] = this.toPixels(point);
-      tooltip.style.left = `${clamp(x + 16, 4, this.width - 150)}px`;
-      tooltip.style.top = `${clamp(y - 80, 4, this.height - 190)}px`;
     }
-    this.invalidate();
+    this.invalidate(false);
   }
 
   // Drawing
 
-  invalidate() {
+  resize() {
+    Object.assign(this, { width: this.canvas.clientWidth, height: this.canvas.clientHeight });
+    for (const canvas of [this.canvas, this.over]) {
+      canvas.width = Math.round(this.width * devicePixelRatio);
+      canvas.height = Math.round(this.height * devicePixelRatio);
+    }
+    this.invalidate();
+  }
+
+  /** Draw in the next frame: everything, or only what lies over the points. */
+  invalidate(points = true) {
+    this.stale ||= points;
     this.pending ??= requestAnimationFrame(() => {
       this.pending = null;
-      if (this.width && this.ids.length) this.draw();
+      if (!this.width) return;
+      if (this.stale) this.points.draw(this.scale(), ...this.toPixels(0, 0), this.view.zoom, this.marked);
+      this.stale = false;
+      this.drawOver();
+      this.canvas.dataset.zoom = this.view.zoom.toFixed(3); // for whoever cannot see the canvas
     });
   }
 
-  draw() {
-    const { canvas } = this;
-    const ratio = devicePixelRatio;
-    const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    const context = canvas.getContext("2d");
-    // Pixels set by hand: at 50,000 points ten times as fast as a path for each.
-    const image = context.createImageData(width, height);
-    const pixels = new Uint32Array(image.data.buffer);
-    const size = Math.round(clamp(1.6 + 1.1 * Math.log2(this.view.zoom) + 220 / Math.sqrt(this.ids.length + 400), 2, 9) * ratio);
-    const scale = this.scale() * ratio;
-    const [left, top] = [width / 2 - this.view.x * scale - size / 2, height / 2 - this.view.y * scale - size / 2];
-    const faded = this.marked.size > 0;
-    const put = (i, side, color) => {
-      const px = Math.round(this.x[i] * scale + left - (side - size) / 2);
-      const py = Math.round(this.y[i] * scale + top - (side - size) / 2);
-      if (px <= -side || py <= -side || px >= width || py >= height) return;
-      const [x0, x1] = [Math.max(px, 0), Math.min(px + side, width)];
-      for (let y = Math.max(py, 0); y < Math.min(py + side, height); y += 1) pixels.fill(color, y * width + x0, y * width + x1);
-    };
-    for (let i = 0; i < this.ids.length; i += 1) put(i, size, faded ? (this.colors[i] & 0xffffff) | 0x50000000 : this.colors[i]);
-    for (const i of this.marked) put(i, size + Math.round(3 * ratio), this.colors[i]);
-    context.putImageData(image, 0, 0);
-    const ink = getComputedStyle(canvas).color;
+  drawOver() {
+    const context = this.over.getContext("2d");
+    context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+    context.clearRect(0, 0, this.width, this.height);
+    context.strokeStyle = getComputedStyle(this.canvas).color;
     if (this.hovered !== null) {
-      const [x, y] = this.toPixels(this.hovered);
-      context.strokeStyle = ink;
-      context.lineWidth = 2 * ratio;
-      context.strokeRect(x * ratio - size / 2 - 3 * ratio, y * ratio - size / 2 - 3 * ratio, size + 6 * ratio, size + 6 * ratio);
-    }
-    if (this.lasso) {
-      context.beginPath();
-      for (const [x, y] of this.lasso) context.lineTo(x * scale + width / 2 - this.view.x * scale, y * scale + height / 2 - this.view.y * scale);
-      context.closePath();
-      context.strokeStyle = ink;
-      context.lineWidth = 1.5 * ratio;
-      context.setLineDash([5 * ratio, 4 * ratio]);
-      context.stroke();
+      const [x, y] = this.toPixels(this.x[this.hovered], this.y[this.hovered]);
+      const side = this.points.side(this.view.zoom) + 6;
+      context.lineWidth = 2;
       context.setLineDash([]);
+      context.strokeRect(x - side / 2, y - side / 2, side, side);
+      this.tooltip.style.left = `${clamp(x + 16, 4, this.width - 150)}px`;
+      this.tooltip.style.top = `${clamp(y - 80, 4, this.height - 190)}px`;
     }
-    canvas.dataset.zoom = this.view.zoom.toFixed(3); // for whoever cannot see the canvas
+    const path = this.lasso ?? (this.ring ? this.around() : []);
+    if (path.length) {
+      context.beginPath();
+      for (const place of path) context.lineTo(...this.toPixels(...place));
+      context.closePath();
+      context.lineWidth = 1.5;
+      context.setLineDash([5, 4]);
+      context.stroke();
+    }
   }
-}
-
-/** Hues far apart for consecutive labels, in three lightnesses. */
-function labelColor(label) {
-  const lightness = (darkMode.matches ? [0.74, 0.64, 0.84] : [0.6, 0.7, 0.48])[label % 3];
-  return `oklch(${lightness} ${[0.17, 0.13, 0.14][label % 3]} ${((label * 137.508 + 25) % 360).toFixed(1)})`;
 }

@@ -1,35 +1,44 @@
-import { ask, address, picture } from "/assets/api.js";
-import { byId } from "/assets/dom.js";
+import { address, ask, picture, Turns } from "/assets/api.js";
+import { byId, shape } from "/assets/dom.js";
 
 /** The dialog that shows which regions of the query and of a hit carry their similarity. */
 export class Why {
+  turns = new Turns();
+
   constructor() {
     this.dialog = byId("why");
     byId("why-close").addEventListener("click", () => this.dialog.close());
+    this.dialog.addEventListener("close", () => this.turns.stop());
   }
 
-  /** `query` is { id } or { file }, with `crop`, and `source`, the address of what is meant by it. */
-  async open(query, hit) {
+  /** `describe` finds out what is meant by the query: { id } or { file }, `crop`, and `source`, the address of its picture. */
+  async open(hit, describe) {
+    const signal = this.turns.next();
     const images = [byId("why-query"), byId("why-hit")];
     const canvases = [...this.dialog.querySelectorAll("canvas.heat")];
     for (const canvas of canvases) canvas.width = canvas.height = 0;
-    images[0].src = query.source;
-    images[1].src = picture(hit.id);
+    for (const image of images) image.removeAttribute("src");
+    delete this.dialog.dataset.ready;
     byId("why-name").textContent = hit.label ?? hit.path;
     byId("why-state").textContent = "Looking …";
-    this.dialog.showModal();
+    if (!this.dialog.open) this.dialog.showModal();
     try {
+      const query = await describe();
+      signal.throwIfAborted();
+      images[0].src = query.source;
+      images[1].src = picture(hit.id);
       const path = address(`/api/why/${hit.id}`, { from: query.id, crop: query.crop });
       const [found] = await Promise.all([
-        ask(path, { method: "POST", body: query.id ? undefined : query.file }),
-        ...images.map((image) => image.decode()),
+        ask(path, { method: "POST", body: query.id ? undefined : query.file, signal }),
+        ...images.map((image) => image.decode().then(() => shape(image))),
       ]);
-      byId("why-state").textContent = "";
+      signal.throwIfAborted();
       paint(canvases[0], images[0], found.query);
       paint(canvases[1], images[1], found.hit);
+      byId("why-state").textContent = `Warmest: ${warmest(found.query)} of the query, ${warmest(found.hit)} of the hit.`;
       this.dialog.dataset.ready = hit.id;
     } catch (error) {
-      byId("why-state").textContent = error.message;
+      if (!signal.aborted) byId("why-state").textContent = error.message;
     }
   }
 }
@@ -42,11 +51,23 @@ function paint(canvas, image, { share, region }) {
   const context = small.getContext("2d");
   const pixels = context.createImageData(small.width, small.height);
   share.flat().forEach((value, i) => {
-    pixels.data.set([255, Math.round(190 * (1 - value) + 40), 30, Math.round(190 * value ** 1.3)], 4 * i);
+    pixels.data.set([255, Math.round(220 * (1 - value) + 20), 20, Math.round(215 * value ** 0.8)], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
   const [left, top, width, height] = region;
   const large = canvas.getContext("2d");
   large.imageSmoothingQuality = "high";
   large.drawImage(small, left * canvas.width, top * canvas.height, width * canvas.width, height * canvas.height);
+}
+
+/** Where the largest share is, in words. */
+function warmest({ share, region }) {
+  const flat = share.flat();
+  const place = flat.indexOf(Math.max(...flat));
+  const [left, top, width, height] = region;
+  const x = left + (width * (place % share[0].length + 0.5)) / share[0].length;
+  const y = top + (height * (Math.floor(place / share[0].length) + 0.5)) / share.length;
+  const third = (value, names) => names[Math.min(2, Math.max(0, Math.floor(3 * value)))];
+  const words = [third(y, ["top", "", "bottom"]), third(x, ["left", "", "right"])].filter(Boolean);
+  return `the ${words.join(" ") || "middle"}`;
 }
