@@ -8,10 +8,9 @@ Shape key: N = batch size, T = N / 3 = number of triplets, D = embedding size.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, inner_products
+from nearkin.losses.pairs import check_batch, inner_products, on_sphere
 from nearkin.losses.triplet import disjoint_triplets, thirds
 
 HIDDEN = 512  # units of the generator's two hidden layers
@@ -94,7 +93,7 @@ class DAMLLoss(nn.Module):
                 f"embeddings must be of embedding_size={self.embedding_size}, got {x.shape[1]}: "
                 "set embedding_size to the length of the embeddings"
             )
-        triplets = thirds(F.normalize(x), labels)
+        triplets = thirds(on_sphere(x), labels)
         alone = self.steps < self.pretraining
         if self.training:
             self.steps += 1

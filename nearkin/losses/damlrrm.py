@@ -9,10 +9,9 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, distances, known_gradient, same_class
+from nearkin.losses.pairs import check_batch, distances, known_gradient, on_sphere, same_class
 from nearkin.losses.spanning_tree import spanning_trees
 
 
@@ -88,7 +87,7 @@ class DAMLRRMLoss(nn.Module):
                 f"got {len(x)} samples: pass an even number"
             )
         if self.normalize:
-            x = F.normalize(x)
+            x = on_sphere(x)
         if self.streams == "neat":
             x = x[: len(x) // 2]
         distance = distances(x)  # (M, M)

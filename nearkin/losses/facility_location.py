@@ -12,10 +12,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import FLOOR, check_batch, distances, known_gradient
+from nearkin.losses.pairs import FLOOR, check_batch, distances, known_gradient, on_sphere
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -67,7 +66,7 @@ class FacilityLocationLoss(nn.Module):
         # Two ends of a pair are equally good medoids, so ties are common. In float32, rounding would decide them.
         exact = x.double()
         if self.normalize:
-            exact = F.normalize(exact)
+            exact = on_sphere(exact)
         return facility_location(distances(exact), labels, self.gamma).to(x.dtype)
 
 

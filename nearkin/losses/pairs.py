@@ -12,6 +12,7 @@ from torch import Tensor
 
 NEAR_DUPLICATES = 8  # of a row, that a GPU computes with care
 FLOOR = 1e-6  # of unsquared distances, whose gradient has no direction at 0
+LONGEST = 1e16  # of embeddings: longer ones have diverged, and their squared distances sum up to infinity in float32
 
 Near = list[tuple[Tensor, Tensor]]
 """Pairs of which each entry holds some: their rows and their columns."""
@@ -63,7 +64,7 @@ def check_pairs(
                 "pass a gallery of the same model"
             )
     if normalize:
-        x, gallery = F.normalize(x), None if gallery is None else F.normalize(gallery)
+        x, gallery = on_sphere(x), None if gallery is None else on_sphere(gallery)
     return Batch(x, labels, gallery, gallery_labels)
 
 
@@ -73,12 +74,15 @@ def check_batch(embeddings: Tensor, labels: Tensor, name: str = "embeddings") ->
     Labels are integers of any type, or booleans for two classes.
 
     Raises:
-        ValueError: The embeddings are not a finite floating-point matrix, or the labels not N integers. Values are
-            looked at where `may_look`.
+        ValueError: The embeddings are not a finite floating-point matrix of at least one column and of rows up to
+            LONGEST, or the labels not N integers. Values are looked at where `may_look`.
     """
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+    if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
+        kinds = f"{type(embeddings).__name__} and {type(labels).__name__}"
+        raise ValueError(f"{name} and labels must be tensors, got {kinds}: convert with torch.as_tensor")
+    if embeddings.ndim != 2 or not embeddings.shape[1] or not embeddings.is_floating_point():
         raise ValueError(
-            f"{name} must be a floating-point matrix (N, D), one row per sample, "
+            f"{name} must be a floating-point matrix (N, D), one row per sample, D at least 1, "
             f"got {embeddings.dtype} of shape {tuple(embeddings.shape)}"
         )
     if labels.shape != embeddings.shape[:1]:
@@ -88,15 +92,26 @@ def check_batch(embeddings: Tensor, labels: Tensor, name: str = "embeddings") ->
         )
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels must be integer class ids, got {labels.dtype}: convert with labels.long()")
-    # A finite sum shows that every value is finite, in a tenth of the time of looking at each.
-    if may_look(embeddings) and not embeddings.sum().isfinite():
-        bad = int((~embeddings.isfinite()).any(dim=1).sum())
-        if bad:
-            raise ValueError(
-                f"{name} must be finite, got NaN or infinity in {bad} of {len(embeddings)} rows: "
-                "lower the learning rate, or look for an overflow in half precision"
-            )
-    return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
+    x = embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
+    # The length of all together bounds that of each row, in a tenth of the time of looking at each.
+    if may_look(x) and not torch.linalg.vector_norm(x.detach()) <= LONGEST:
+        _check_rows(x.detach(), name)
+    return x
+
+
+def _check_rows(x: Tensor, name: str) -> None:
+    bad = int((~x.isfinite()).any(dim=1).sum())
+    if bad:
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {bad} of {len(x)} rows: "
+            "lower the learning rate, or look for an overflow in half precision"
+        )
+    longest = float(torch.linalg.vector_norm(x, dim=1, dtype=torch.double).max())
+    if longest > LONGEST:
+        raise ValueError(
+            f"{name} must be at most {LONGEST:g} long, got a row of length {longest:.4g}: "
+            "lower the learning rate, or scale the embeddings down"
+        )
 
 
 def may_look(tensor: Tensor) -> bool:
@@ -105,6 +120,20 @@ def may_look(tensor: Tensor) -> bool:
     There a loss of embeddings that are not finite is not finite either.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def on_sphere(x: Tensor) -> Tensor:
+    """Return the rows of x (N, D) at length 1; those up to 1e-12 long have no direction: they become 0, of gradient 0.
+
+    `F.normalize` gives a row of zeros a gradient of a million million: one of them ends a training.
+    """
+    return x / F.threshold(torch.linalg.vector_norm(x, dim=1, keepdim=True), 1e-12, torch.inf)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every value is finite."""
+    # A finite sum shows it, in a tenth of the time of looking at each; a sum may overflow where no value does.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def check_chunk_size(chunk_size: int | None) -> int | None:
@@ -142,6 +171,8 @@ def same_class(labels: Tensor) -> Tensor:
 def known_gradient(function: Callable[..., tuple[Tensor, ...]], *, tags: Any = ()) -> Callable[..., Tensor]:
     """Make `function(*arguments) -> (value, *gradients)` a scalar that autograd differentiates, once.
 
+    Raises ValueError where one of them is not finite, looked at where `may_look`.
+
     The gradients are those by the first arguments, each a tensor, or None with an empty tensor for its gradient. A
     loss goes over the matrix of pairs in passes, and each pass knows its share of the slopes. Summing the shares keeps
     memory down, where autograd would hold every pass until the backward, and takes half the time. As an operator of
@@ -175,7 +206,13 @@ def known_gradient(function: Callable[..., tuple[Tensor, ...]], *, tags: Any = (
     def scalar(x: Tensor, *rest: Any) -> Tensor:
         if not len(x):
             return x.sum()  # there is no maximum over no samples, but a sum
-        value: Tensor = operator(x, *rest)[0]
+        value: Tensor
+        value, *gradients = operator(x, *rest)
+        if may_look(value) and not all(finite(each.detach()) for each in (value, *gradients)):
+            raise ValueError(
+                f"loss and gradient must be finite in {str(value.dtype).removeprefix('torch.')}, got NaN or infinity: "
+                "bring the embeddings, or what weighs the loss, nearer to 1"
+            )
         return value
 
     return scalar

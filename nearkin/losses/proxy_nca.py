@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, check_classes, inner_products
+from nearkin.losses.pairs import check_batch, check_classes, inner_products, on_sphere
 
 
 class ProxyNCALoss(nn.Module):
@@ -54,7 +54,7 @@ class ProxyNCALoss(nn.Module):
         if x.shape[1] != size:
             raise ValueError(f"embeddings must have embedding_size={size} columns, got {x.shape[1]}")
         check_classes(labels, num_classes)
-        x, proxies = F.normalize(x), F.normalize(self.proxies.to(x.dtype))
+        x, proxies = on_sphere(x), on_sphere(self.proxies.to(x.dtype))
 
         # -d² = 2 scale² cos - 2 scale², and the constant cancels between the two terms of Eq. 5.
         logits = 2 * self.scale**2 * inner_products(x, proxies)  # (N, C)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearkin.losses.pairs import check_batch, known_gradient
+from nearkin.losses.pairs import check_batch, known_gradient, on_sphere
 
 
 class SpectralClusteringLoss(nn.Module):
@@ -43,7 +43,7 @@ class SpectralClusteringLoss(nn.Module):
         if not torch.compiler.is_compiling():
             self._warn_if_small(*x.shape)
         if self.normalize:
-            x = F.normalize(x)
+            x = on_sphere(x)
         return spectral_clustering(x, labels)
 
     def _warn_if_small(self, n: int, dim: int) -> None:
