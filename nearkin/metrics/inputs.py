@@ -52,8 +52,14 @@ def as_labels(labels: Array, count: int | None = None, name: str = "labels") -> 
     """Return integer labels (N,) as int64.
 
     Raises:
-        ValueError: Unless they are integers of shape (N,), N at least 1, and N = `count` where that is given.
+        ValueError: Unless they are integers of shape (N,), N at least 1, not sparse, and N = `count` where that is
+            given.
     """
+    if isinstance(labels, Tensor):  # NumPy has neither
+        if labels.layout != torch.strided:
+            raise ValueError(f"{name} must be dense, got {labels.layout}")
+        if labels.is_floating_point():
+            raise ValueError(f"{name} must be integers, got {str(labels.dtype).removeprefix('torch.')}")
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} must be (N,) with N at least 1, got shape {values.shape}")
