@@ -1,5 +1,9 @@
-"""The state of a run in the middle of training: the last checkpoint and the one before, each whole or not at all."""
+"""The state of a run in the middle of training: the last checkpoint and the one before, each whole or not at all.
 
+A file is the SHA-256 of what follows, 32 bytes, and that is what `torch.save` makes of the state.
+"""
+
+import hashlib
 import io
 import logging
 from pathlib import Path
@@ -18,9 +22,10 @@ BEFORE = "previous.ckpt"
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a dictionary of plain values, tensors, and things with a `state_dict`; keep the file that was there."""
-    content = io.BytesIO()  # in memory first: torch reports a full disk as something else than an OSError
-    torch.save({k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}, content)
-    write_file(path, content.getvalue(), keep=path.with_name(BEFORE))
+    file = io.BytesIO()  # in memory first: torch reports a full disk as something else than an OSError
+    torch.save({k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}, file)
+    content = file.getvalue()
+    write_file(path, hashlib.sha256(content).digest() + content, keep=path.with_name(BEFORE))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -32,18 +37,21 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: There are files, and all are damaged.
     """
-    damage = None
+    damaged = None
     for file in (path, path.with_name(BEFORE)):
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            content = memoryview(file.read_bytes())
         except FileNotFoundError:
             continue
-        except Exception as error:  # a damaged archive shows itself in many ways
-            damage = damage or f"{file} is damaged ({str(error).splitlines()[0]})"
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            damaged = damaged or file
             continue
-        if damage:
-            log.warning("%s; going on from the one before it, of step %d", damage, state["step"])
+        state: dict[str, Any] = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+        if damaged:
+            log.warning("%s is damaged; going on from the one before it, of step %d", damaged, state["step"])
         return state
-    if damage:
-        raise InputError(f"{damage}, and there is none before it; remove it to begin the run anew with --resume")
+    if damaged:
+        raise InputError(
+            f"{damaged} is damaged, and there is no whole one before it; remove it to begin the run anew with --resume"
+        )
     return None

@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from nearkin.errors import InputError
 from nearkin.evaluate import evaluate_run
 from nearkin.losses import CrossBatchMemory, RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
+from nearkin.run_folder import RunFolder
 from nearkin.train import Diverged, TrainingStopped, healthy, parameter_groups, train, with_warmup
 
 SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3"]
@@ -37,7 +39,7 @@ def run(make_folder, tmp_path):
         given = ["--data", str(root), "--out", str(tmp_path / name), *SMALL, "--steps", "12", *map(str, arguments)]
         return train(**config.read(given).build(), overwrite=overwrite, resume=resume)
 
-    start.root = root
+    start.root = Troubled.root = root
     return start
 
 
@@ -52,7 +54,7 @@ def same(a, b):
 class Troubled(nn.Module):
     """Ranked list loss that meets with trouble at one step, counted over all instances."""
 
-    step, trouble = 0, None
+    step, trouble, root = 0, None, None
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +71,8 @@ class Troubled(nn.Module):
                 return value + (embeddings * 0).sqrt().sum()
             if Troubled.trouble == "interrupt":
                 os.kill(os.getpid(), signal.SIGINT)
+            if Troubled.trouble == "vanish":
+                Troubled.root.rename(Troubled.root.parent / "elsewhere")
         return value
 
 
@@ -701,8 +705,52 @@ def test_resume_needs_a_run_and_a_whole_checkpoint(run):
         run("a", resume=True)
     finished = run("a")
     finished.checkpoint.write_bytes(finished.checkpoint.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"last.ckpt is damaged .* remove it"):
+    with pytest.raises(InputError, match=r"last.ckpt is damaged, .* remove it"):
         run("a", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "gone"])
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_is_used(run, caplog, damage):
+    whole, stopped = run("a"), run("b", "--checkpoint_minutes", "0")
+    before = load_checkpoint(stopped.path / "previous.ckpt")["step"]
+    assert (before, load_checkpoint(stopped.checkpoint)["step"]) == (11, 12)
+    content = bytearray(stopped.checkpoint.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+    stopped.checkpoint.write_bytes({"truncated": content[:-1000], "empty": b""}.get(damage, content))
+    if damage == "gone":  # killed between the two renames
+        stopped.checkpoint.unlink()
+    resumed = run("b", "--checkpoint_minutes", "0", resume=True)
+    assert same(weights(whole), weights(resumed))
+    said = [each for each in caplog.messages if "last.ckpt is damaged" in each]
+    assert len(said) == (damage != "gone")
+    assert all(each.endswith("going on from the one before it, of step 11") for each in said)
+
+
+def test_every_truncation_of_a_checkpoint_is_recognised(run):
+    file = run("a").checkpoint
+    content = file.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 97)):
+        file.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"last.ckpt is damaged, .* remove it"):
+            load_checkpoint(file)
+
+
+def test_pictures_that_vanish_during_a_training_are_one_line(run, nearkin, trouble, monkeypatch):
+    monkeypatch.setattr("nearkin.data.pictures.KEEP_BYTES", 0)  # as with a set too large to stay in memory
+    options = [*SMALL, "--steps", "12", "--checkpoint_minutes", "0", *trouble("vanish")]
+    where = ["--data", run.root, "--out", run.root.parent / "a"]
+    code, _, err = nearkin("train", *where, *options)
+    shutil.move(run.root.parent / "elsewhere", run.root)
+    line = err.splitlines()[-1]
+    assert code == 2
+    assert line.startswith(f"nearkin: {run.root}/class-0")
+    assert "No such file or directory, though it could be read before; bring it back, and go on with: nearkin" in line
+    code, _, err = nearkin("train", *where, *options, "--resume")
+    assert code == 0, err
+    monkeypatch.undo()
+    trouble(None)
+    assert same(weights(RunFolder(run.root.parent / "a")), weights(run("b", *trouble(None))))
 
 
 def test_one_picture_is_not_taken_for_a_sequence_of_them(run, tmp_path):
