@@ -108,10 +108,17 @@ def dispatch(arguments: list[str]) -> None:
         return
     if command not in TOGETHER:
         raise InputError(f"{command} is for one process, but torchrun started {os.environ['WORLD_SIZE']}; leave it out")
-    from nearkin.processes import joined
+    from nearkin.processes import ProcessLost, joined
 
-    with joined():
-        run[command](rest)
+    try:
+        with joined():
+            run[command](rest)
+    except ProcessLost:
+        fail(
+            "another process has ended, see above; what was written stays: run the command again, "
+            "a training with --resume",
+            1,
+        )
 
 
 def several() -> bool:

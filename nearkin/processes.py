@@ -22,6 +22,10 @@ PATIENCE = datetime.timedelta(hours=12)
 """How long a process waits for another: one may score for long, and if one ends, torchrun ends the rest."""
 
 
+class ProcessLost(RuntimeError):  # noqa: N818
+    """Another process that this one works with has ended."""
+
+
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -29,7 +33,11 @@ def launched() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun started, if it did: over NCCL between GPUs, over Gloo between the rest."""
+    """Be one of the processes that torchrun started, if it did: over NCCL between GPUs, over Gloo between the rest.
+
+    Raises:
+        ProcessLost: Another of them ended while this one waited for it.
+    """
     if not launched() or dist.is_initialized():
         yield
         return
@@ -44,6 +52,10 @@ def joined() -> Iterator[None]:
         log.setLevel(logging.ERROR)  # what is worth a line, the first process knows too
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ProcessLost(str(error).splitlines()[0]) from error
+        raise
     finally:
         log.setLevel(level)
         dist.destroy_process_group()

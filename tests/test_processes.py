@@ -3,16 +3,17 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support import wait_for
 
 from nearkin import Catalog
 from nearkin.checkpoint import load_checkpoint
@@ -29,6 +30,14 @@ def together(processes, *command, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     given = {"capture_output": True, "text": True, "timeout": 300, "env": environment, **options}
     return subprocess.run([sys.executable, *launcher, *map(str, command)], check=False, **given)
+
+
+def started(processes, *command):
+    """A Python command in so many processes, while it runs."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen([*launcher, *map(str, command)], **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +123,8 @@ def test_a_training_on_two_machines_begins_as_on_one_and_is_a_whole_run(make_fol
 def test_what_two_began_one_ends(make_folder, tmp_path):
     root, run = make_folder([8] * 20), RunFolder(tmp_path / "run")
     steps = ("--steps", "600", "--checkpoint_minutes", "60")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [str(each) for each in (*launcher, *training(root, run.path, *steps))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and len(run.history()) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+    with started(2, *training(root, run.path, *steps)) as process:
+        wait_for(lambda: len(run.history()) >= 2, 120)
         process.terminate()  # torchrun passes it on
         said = process.communicate(timeout=60)[1]
     (line,) = [line for line in said.splitlines() if line.startswith("nearkin:")]
@@ -130,6 +134,27 @@ def test_what_two_began_one_ends(make_folder, tmp_path):
     resumed = together(1, *training(root, run.path, *steps, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert [row["step"] for row in run.history() if "loss" in row] == list(range(10, 601, 10))
+
+
+def test_a_process_that_is_killed_ends_the_others_in_one_line(make_folder, tmp_path):
+    root, run = make_folder([8] * 20), RunFolder(tmp_path / "run")
+    steps = ("--steps", "600", "--checkpoint_minutes", "0")
+    with started(2, *training(root, run.path, *steps)) as launcher:
+        wait_for(lambda: len(run.history()) >= 2, 120)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode == 1
+    assert [line for line in said.splitlines() if line.startswith("nearkin:")] == [
+        "nearkin: another process has ended, see above; what was written stays: run the command again, a training with "
+        "--resume"
+    ]
+    assert "exitcode: -9" in " ".join(said.split())
+    assert "[rank0]" not in said
+    step = load_checkpoint(run.checkpoint)["step"]
+    assert 10 <= step < 600
+    resumed = together(1, *training(root, run.path, *steps, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def rows(catalog):
@@ -154,10 +179,10 @@ def test_what_they_evaluate_and_index_is_what_one_does(make_folder, tmp_path):
         indexed = together(processes, *command)
         assert indexed.returncode == 0, indexed.stderr
         assert indexed.stderr.count("broken.png") == 1
-        again = together(processes, *command)
-        assert again.stdout.startswith("0 pictures embedded, 800 as they were"), again.stderr
         printed.append(indexed.stdout.replace(str(catalog), ""))
         held.append(rows(catalog))
+    again = together(processes, *command)
+    assert again.stdout.startswith("0 pictures embedded, 800 as they were"), again.stderr
     assert scores[0] == scores[1]
     assert printed[0] == printed[1]
     (records, vectors), (others, more) = held

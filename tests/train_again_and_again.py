@@ -34,7 +34,7 @@ def main(kills, run, options):
     killed, status = 0, None
     while status is None:
         child = live([*options, "--out", str(run.path), *(["--resume"] if run.exists() else [])])
-        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 2)
+        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 1.2)
         while killed < kills and time.monotonic() < deadline and len(run.history()) < rows + MOST_ROWS:
             time.sleep(0.001)
         if killed < kills:
