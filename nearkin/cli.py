@@ -143,7 +143,7 @@ def run_training(settings: "Settings") -> "RunFolder":
     """Train as the settings say, and print what came of it."""
     from nearkin.data.images import UnreadableImage
     from nearkin.evaluate import describe
-    from nearkin.interruption import Terminated, terminate
+    from nearkin.interruption import Terminated, terminable
     from nearkin.processes import rank
     from nearkin.run_folder import RunFolder
     from nearkin.train import Preempted, TrainingStopped
@@ -151,9 +151,9 @@ def run_training(settings: "Settings") -> "RunFolder":
 
     built = settings.build()
     run = RunFolder(built["out"])
-    signal.signal(signal.SIGTERM, terminate)
     try:
-        start(**built, overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
+        with terminable():
+            start(**built, overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
     except TrainingStopped as stopped:
         fail(str(stopped), 0 if isinstance(stopped, Preempted) else 1)
     except Terminated:

@@ -18,8 +18,18 @@ class Pressed:
     terminate: bool = False
 
 
-def terminate(number: int, frame: object) -> None:
-    raise Terminated
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated`."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
