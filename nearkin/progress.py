@@ -61,7 +61,7 @@ class Bar:
         now = time.monotonic()
         rate = (self.done - self.first) / max(now - self.start, 1e-9)
         if self.live:
-            self.live.update(self.task, completed=self.done, rate=f"{rate:,.0f}/s", note=note)
+            self.live.update(self.task, completed=self.done, rate=f"{rate:,.1f}/s", note=note)
         elif now - self.said >= SECONDS_BETWEEN_LINES and not self.silent:
             self.said = now
             left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else "time left unknown"

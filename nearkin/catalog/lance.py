@@ -60,7 +60,7 @@ ANEW = "remove the folder and index the pictures anew, or name another"
 NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and what is not Unicode: LanceDB opens no folder that has one in its path."""
 
-DESCRIBED, INDEX = "catalog.json", "vector_idx"
+DESCRIBED, DROPPED, INDEX = "catalog.json", "dropped", "vector_idx"
 KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
 
 
@@ -143,7 +143,9 @@ class LanceStore:
         return list(self.database.list_tables(limit=1000).tables)
 
     def drop(self, name: str) -> None:
-        self.database.drop_table(name)
+        # First out of the way: what a killed process leaves of it would be found in a later table of this name.
+        (self.folder / "tables" / f"{name}.lance").rename(self.folder / DROPPED)
+        shutil.rmtree(self.folder / DROPPED)
 
     def keep_model(self, run: Path, sha256: str) -> str:
         kept = f"models/{sha256[:12]}"
@@ -170,6 +172,7 @@ class LanceStore:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 busy = f"{self.folder}: another process is writing into it; waiting for that"
                 held.enter_context(locked(self.folder / ".lock", busy))
+                shutil.rmtree(self.folder / DROPPED, ignore_errors=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise InputError(
                     f"a catalogue is a folder that can be written to, and {self.folder} cannot be ({error.strerror}); "

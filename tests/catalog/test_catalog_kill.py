@@ -1,23 +1,31 @@
 """A catalogue in a folder whose writer is killed at any moment, is read by others meanwhile, or is one of two."""
 
+import hashlib
 import logging
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from multiprocessing.forkserver import ensure_running
 
 import numpy as np
 import pytest
+from PIL import Image
+from support import wait_for
 from test_store import SIZE, check_nearest, entry, holds
 
-from nearkin.catalog import lance
-from nearkin.catalog.lance import LanceStore
+from nearkin import cli
+from nearkin.catalog import Catalog, indexing, lance
+from nearkin.catalog.lance import LanceStore, LanceTable
+from nearkin.embed import load
 
 pytestmark = pytest.mark.slow
 
@@ -215,3 +223,180 @@ def test_a_second_writer_waits(processes, tmp_path):
     assert ours.recv() == "done"
     second.join()
     holds(table, [version(1, 1), version(2, 1)])
+
+
+# The commands
+
+
+def command(arguments, end=None):
+    """A command as it runs by itself, but for writing three pictures at a time, and for its end."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    indexing.AT_ONCE = 3
+    if end is not None:
+        end()
+    cli.main(list(map(str, arguments)))
+
+
+def run_to_end(processes, *arguments, end=None):
+    """Run a command until it is done, or until the end that it is given."""
+    process = processes.Process(target=command, args=(arguments, end))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if end is None else -signal.SIGKILL)
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_a_write(number, seconds):
+    """Be killed some time after a write has begun."""
+    put, left = LanceTable.put, iter(range(number))
+
+    def counted(table, entries):
+        if next(left, None) is None:
+            threading.Timer(seconds, die).start()
+        put(table, entries)
+
+    LanceTable.put = counted
+
+
+def really_killed(seconds, where, *arguments):
+    """`nearkin`, as a person starts it, killed some time after it has begun to write."""
+    lock = where / ".lock"
+    lock.unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, "-m", "nearkin", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    wait_for(lock.exists, 120)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+def content(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def contents(photos):
+    return {str(path): content(path) for path in photos.rglob("*.png")}
+
+
+def embeddings(run, photos):
+    """Of all pictures, by content."""
+    paths = sorted(photos.rglob("*.png"))
+    return {content(path): vector for path, vector in zip(paths, load(run).embed(paths), strict=True)}
+
+
+def rows(where, seen):
+    """Contents by path, if there is a catalogue: each row is there once, and whole.
+
+    Args:
+        where: Place of the catalogue.
+        seen: Embeddings by content.
+    """
+    store = LanceStore(where)
+    if (description := store.description()) is None:
+        return {}
+    table = store.table(description["table"], description["model"]["embedding_size"])
+    records = list(table.records())
+    assert len({record.path for record in records}) == len(records) == table.count()
+    for each in table.entries([record.id for record in records]):
+        np.testing.assert_allclose(each.vector, seen[each.record.sha256], atol=1e-5)
+        assert each.thumbnail[:2] == b"\xff\xd8"
+    return {record.path: record.sha256 for record in records}
+
+
+def test_an_index_that_is_killed_goes_on(processes, run, photos, tmp_path):
+    chosen, seen, whole, found = random.Random(0), embeddings(run, photos), contents(photos), []
+    for turn in range(8):
+        where = tmp_path / f"catalog-{turn}"
+        arguments = "index", run, photos, "--catalog", where
+        if turn % 4 == 0:
+            really_killed(chosen.uniform(0, 0.3), where, *arguments)
+        else:
+            run_to_end(processes, *arguments, end=partial(in_a_write, turn, chosen.uniform(0, 0.01)))
+        found.append(len(rows(where, seen)))
+        assert rows(where, seen).items() <= whole.items()
+        run_to_end(processes, *arguments)
+        assert rows(where, seen) == whole
+    assert len({*found} - {0, len(whole)}) >= 3, found
+
+
+def test_an_index_of_a_catalogue_that_is_there_goes_on(processes, run, photos, where):
+    """Pictures come, go, change and move, and each row is of the folder as it was or as it is."""
+    chosen, seen, between = random.Random(1), embeddings(run, photos), 0
+    arguments = "index", run, photos, "--catalog", where, "--prune"
+    run_to_end(processes, *arguments)
+    for turn in range(8):
+        before = contents(photos)
+        for number, path in enumerate(chosen.sample(sorted(photos.rglob("*.png")), 15)):
+            noise = np.random.default_rng([turn, number]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            if number % 3 == 0:
+                path.rename(photos / f"moved-{turn}-{number}.png")
+            elif number % 3 == 1:
+                Image.fromarray(noise).save(path)
+            else:
+                path.unlink()
+                Image.fromarray(noise).save(photos / f"new-{turn}-{number}.png")
+        seen |= embeddings(run, photos)
+        after = contents(photos)
+        if turn % 4 == 0:
+            really_killed(chosen.uniform(0, 0.3), where, *arguments)
+        else:
+            run_to_end(processes, *arguments, end=partial(in_a_write, turn % 4, chosen.uniform(0, 0.01)))
+        found = rows(where, seen)
+        assert all(sha256 in (before.get(path), after.get(path)) for path, sha256 in found.items())
+        assert before.keys() & after.keys() <= found.keys(), "what was there and stays is there"
+        between += found not in (before, after)
+        run_to_end(processes, *arguments)
+        assert rows(where, seen) == after
+    assert between >= 3
+
+
+def before_the_change():
+    LanceStore.publish = die
+
+
+def after_the_change():
+    publish = LanceStore.publish
+    LanceStore.publish = lambda *arguments: die(publish(*arguments))
+
+
+def in_the_midst_of_the_old_table():
+    def some_of_it(folder, ignore_errors=False):
+        if folder.exists():
+            die(next(folder.rglob("*.lance")).unlink())
+
+    lance.shutil.rmtree = some_of_it
+
+
+def between_the_files_of_a_model():
+    write = lance.write_file
+    lance.write_file = lambda path, data: write(path, data) if path.suffix != ".json" else die()
+
+
+@pytest.mark.parametrize(
+    ("end", "changed"),
+    [
+        (between_the_files_of_a_model, False),
+        (before_the_change, False),
+        (after_the_change, True),
+        (in_the_midst_of_the_old_table, True),
+    ],
+)
+def test_an_upgrade_killed_as_it_changes_over_is_of_one_model_or_the_other(
+    processes, run, make_run, photos, where, end, changed
+):
+    other, whole = make_run(seed=1), contents(photos)
+    seen = {each: embeddings(each, photos) for each in (run, other)}
+    run_to_end(processes, "index", run, photos, "--catalog", where)
+    run_to_end(processes, "index", "--upgrade", other, "--catalog", where, end=end)
+    assert rows(where, seen[other if changed else run]) == whole
+    query = photos / "class-01" / "00.png"
+    assert Catalog.open(where).search(query, k=1)[0].path == str(query)
+    for each in (other, run):
+        run_to_end(processes, "index", "--upgrade", each, "--catalog", where)
+        assert rows(where, seen[each]) == whole
+        assert len(LanceStore(where).tables()) == 1
+        assert not (where / "dropped").exists()

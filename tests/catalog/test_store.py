@@ -353,6 +353,8 @@ def test_tables_and_drop(store):
     holds(store.table("pictures_0", SIZE), entries)
     store.drop("pictures_0")
     holds(store.table("pictures_0", SIZE), [])
+    store.table("pictures_0", SIZE).put(some(3, name="q"))
+    holds(store.table("pictures_0", SIZE), some(3, name="q"))
 
 
 def test_what_was_written_is_there_after_reopening(store, reopen):
