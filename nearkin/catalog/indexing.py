@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -162,7 +162,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: 
         table_name, jobs, known = once(begin)
         table = store.table(table_name, model.architecture.width)
         present = {id_of(str(job.path)) for job in jobs}
-        moved = by_content(record for record in known.values() if record.id not in present)
+        moved = by_content(known, but=present)
         embedded, kept, unread = fill(table, looking(model, run, ray, jobs, known, moved), len(jobs))
         if len(unread) == len(jobs):
             raise no_picture(photos, list(unread.values()))
@@ -201,7 +201,8 @@ def name(where: str | Path, label: str, images: Sequence[Path], run: Path | None
         # A link keeps its name, as it does in `index`; of the same file twice one is enough.
         jobs = list(dict.fromkeys(Job(file.parent.resolve() / file.name, label, named=True) for file in files))
         known = {record.id: record for record in table.records()}
-        with closing(look(model, jobs, known, by_content(known.values()))) as groups:
+        moved = by_content(known, but={id_of(str(job.path)) for job in jobs})
+        with closing(look(model, jobs, known, moved)) as groups:
             looked_at = []
             for seen in groups:
                 for problem in seen.unreadable.values():
@@ -312,9 +313,10 @@ def no_picture(photos: Path, problems: list[str]) -> InputError:
     )
 
 
-def by_content(records: Iterable[Record]) -> dict[str, Record]:
-    """Rows by the hash of their content; of several the one that a person named."""
-    return {each.sha256: each for each in sorted(records, key=lambda each: (each.named, each.path))}
+def by_content(known: dict[str, Record], but: set[str]) -> dict[str, Record]:
+    """The rows, but for those of these ids, by the hash of their content; of several the one that a person named."""
+    others = [each for id, each in known.items() if id not in but]
+    return {each.sha256: each for each in sorted(others, key=lambda each: (each.named, each.path))}
 
 
 def fill(table: Table, looked_at: Generator[Seen, None, None], jobs: int) -> tuple[int, int, dict[str, str]]:

@@ -227,7 +227,8 @@ def test_a_picture_that_moved_is_not_embedded_again(nearkin, index, photos, wher
     assert searched(nearkin, where, photos / "loose.png", "-k", 1)["hits"][0]["path"] == str(photos / "loose.png")
 
 
-def test_pictures_that_change_places_keep_their_embeddings_apart(index, photos, where, monkeypatch):
+@pytest.mark.parametrize("command", ["index", "label"])
+def test_pictures_that_change_places_keep_their_embeddings_apart(nearkin, index, photos, where, monkeypatch, command):
     """However many are written at once: an embedding is taken only from a row that stays as it is."""
     monkeypatch.setattr(indexing, "AT_ONCE", 2)
     index()
@@ -238,7 +239,10 @@ def test_pictures_that_change_places_keep_their_embeddings_apart(index, photos, 
     third.rename(second)
     (photos / "aside").rename(third)
     shutil.copy(second, photos / "copy.png")
-    index("--prune")
+    if command == "index":
+        index("--prune")
+    else:
+        assert nearkin("label", where, "mine", *photos.rglob("*.png"))[0] == 0
     after = entries(where)
     assert len(after) == 31
     for old, new in ((first, third), (second, first), (third, second), (third, photos / "copy.png")):
