@@ -27,7 +27,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from nearkin.catalog import Answer, Catalog
-from nearkin.catalog.answers import as_json
+from nearkin.catalog.answers import as_json, certainty
 from nearkin.catalog.catalog import FALSE_MATCHES, Crop, cropped
 from nearkin.catalog.store import Entry
 from nearkin.data.images import Picture, UnreadableImage, picture_size, read_image
@@ -122,22 +122,24 @@ def create_app(live: Live) -> FastAPI:
     ) -> dict[str, Any]:
         data = await request.body()
 
-        def task(catalog: Catalog) -> Answer:
+        def task(catalog: Catalog) -> dict[str, Any]:
             vector = catalog.embed(uploaded(data, catalog, crop))
-            return catalog.nearest(vector, k, label, false_matches, itself={hashlib.sha256(data).hexdigest()})
+            itself = {hashlib.sha256(data).hexdigest()}
+            return shown(catalog.nearest(vector, k, label, false_matches, itself=itself), catalog)
 
-        return shown(await work(task))
+        return await work(task)
 
     @app.get("/api/similar/{id}", summary="The other pictures nearest to one of the catalogue")
     async def similar(
         id: Id, k: K = 24, label: Label = None, crop: CropText = None, false_matches: Rate = FALSE_MATCHES
     ) -> dict[str, Any]:
-        def task(catalog: Catalog) -> Answer:
+        def task(catalog: Catalog) -> dict[str, Any]:
             entry = entry_of(catalog, id)
             vector = entry.vector if crop is None else catalog.embed(whole(entry), numbers(crop))
-            return catalog.nearest(vector, k, label, false_matches, but=id, itself={entry.record.sha256})
+            itself = {entry.record.sha256}
+            return shown(catalog.nearest(vector, k, label, false_matches, but=id, itself=itself), catalog)
 
-        return shown(await work(task))
+        return await work(task)
 
     @app.post(
         "/api/why/{id}", summary="Which regions of a query and a hit carry their similarity", openapi_extra=PICTURE_BODY
@@ -280,9 +282,9 @@ def as_jpeg(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def shown(answer: Answer) -> dict[str, Any]:
+def shown(answer: Answer, catalog: Catalog) -> dict[str, Any]:
     """The answer for the page: of a path its last two names, for whose disk it was is nobody's business."""
-    told = as_json(answer)
+    told = {**as_json(answer), "certainty": certainty(answer, catalog.calibration)}
     for hit, each in zip(told["hits"], answer.hits, strict=True):
         hit["id"], hit["itself"] = each.id, each.itself
         hit["path"] = "/".join(Path(each.path).parts[-2:])

@@ -12,6 +12,7 @@ from PIL import Image
 from support import encoded, wait_for
 
 from nearkin.catalog import name
+from nearkin.catalog.answers import certainty
 from nearkin.catalog.store import id_of
 from nearkin.serve.guard import HEADERS
 
@@ -23,7 +24,9 @@ def same(told, answer):
     assert [hit["id"] for hit in told["hits"]] == [hit.id for hit in answer.hits]
     assert [hit["label"] for hit in told["hits"]] == [hit.label for hit in answer.hits]
     assert [hit["match"] for hit in told["hits"]] == [hit.match for hit in answer.hits]
-    np.testing.assert_allclose([hit["distance"] for hit in told["hits"]], [hit.distance for hit in answer.hits], 1e-4)
+    np.testing.assert_allclose(
+        [hit["distance"] for hit in told["hits"]], [hit.distance for hit in answer.hits], 1e-4, 1e-6
+    )
     assert told["threshold"] == answer.threshold
     assert told["names"] == [{"label": label, "votes": votes} for label, votes in answer.names]
 
@@ -46,6 +49,12 @@ def test_a_search_takes_number_label_crop_and_rate(server, catalog):
     whole = server.post("/api/search", content=upload, params={**asked, "crop": "0,0,120,90"}).json()
     assert told["hits"] != whole["hits"]
     assert told["threshold"] > server.post("/api/search", content=upload).json()["threshold"]
+
+
+def test_an_answer_says_what_its_threshold_rests_on(server, catalog, photos):
+    told = server.post("/api/search", content=photos[0].read_bytes(), params={"false_matches": 0.2}).json()
+    assert told["certainty"] == certainty(catalog.search(photos[0], 24, false_matches=0.2), catalog.calibration)
+    assert "about 20 % should find one, by 6 classes held out of the training" in told["certainty"]
 
 
 def test_of_a_path_two_names_are_told(server, photos, made):

@@ -30,7 +30,10 @@ def test_an_upload_finds_itself_and_its_kind(opened, folder):
     assert first(opened) == "class-01/00.png"
     assert hits(opened)[0].find_element(By.CLASS_NAME, "distance").text == "0.000"
     assert len(hits(opened)) == 24
-    assert "class-01" in text(opened, "verdict")
+    assert "class-01: " in text(opened, "verdict")
+    assert text(opened, "basis").endswith(
+        " % should find one, by 4 classes held out of the training; so few tell it roughly"
+    )
     # Beyond the threshold nothing counts as a match, and a line says so.
     line = opened.find_element(By.ID, "no-match")
     assert line.text.startswith("No match beyond 0.")

@@ -7,10 +7,9 @@ export function verdict({ hits, names, threshold }) {
   const matches = others.filter((hit) => hit.match !== false).length;
   if (!hits.length) return "Nothing found: no picture of this label.";
   if (!others.length) return "Nothing found but the picture itself.";
-  if (threshold === null) return "This model does not know how near a match is.";
   if (!matches) return `No match: nothing ${others.length < hits.length ? "else " : ""}here is near enough to be of the same kind.`;
-  const of = `${matches} match${matches === 1 ? "" : "es"}`;
-  if (!names.length) return `${of}, without a label.`;
+  const of = threshold === null ? `the ${matches} nearest` : `${matches} match${matches === 1 ? "" : "es"}`;
+  if (!names.length) return `No names: none of ${of} has a label.`;
   const first = names.slice(0, 3).map(({ label, votes }) => `${label}: ${votes}`).join(", ");
   return `${first}${names.length > 3 ? ", …" : ""} of ${of}`;
 }

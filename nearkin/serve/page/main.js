@@ -122,6 +122,7 @@ function say(text, error = "") {
 
 function showAnswer(answer) {
   say(verdict(answer));
+  byId("basis").textContent = answer.certainty;
   byId("rate").disabled = answer.threshold === null;
   byId("hits").replaceChildren(...items(answer, go, explain));
   map.mark(answer.hits.map((hit) => hit.id));
