@@ -1,11 +1,14 @@
 """The search page in a real browser: a person finds, crops, clicks through, reads the map, hears what went wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import wait_for
+from support import resize, wait_for
+
+from nearkin.catalog import index
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -334,3 +337,21 @@ def test_dropped_words_are_no_picture(opened):
     for kind in ("dragEnter", "dragOver", "drop"):
         opened.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
     wait_for(lambda: text(opened, "error") == "That was no file: drop a picture from your computer.")
+
+
+def test_what_is_indexed_meanwhile_comes_onto_the_map(browser, serving, folder, address, tmp_path):
+    """The quick map, the good one, and the one with another picture, without opening the page again."""
+    run, photos, where = folder.parent / "run", tmp_path / "photos", tmp_path / "catalog"
+    shutil.copytree(folder / "class-00", photos / "class-00")
+    index(where, run, photos)
+    with serving(where) as served:
+        resize(browser, 1440)
+        browser.get(served.address)
+        wait_for(lambda: text(browser, "about") == "12 pictures, 1 label")
+        canvas = browser.find_element(By.ID, "map")
+        wait_for(lambda: canvas.get_dom_attribute("data-quality") == "good", 60)
+        assert text(browser, "map-note").startswith("12 pictures. What is near is alike")
+        shutil.copytree(folder / "class-01", photos / "class-01")
+        index(where, run, photos)
+        wait_for(lambda: text(browser, "about") == "24 pictures, 2 labels", 60)
+        assert canvas.get_dom_attribute("data-points") == "24"

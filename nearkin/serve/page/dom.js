@@ -10,6 +10,7 @@ export function element(tag, attributes = {}, ...children) {
 
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 export const whole = (number) => number.toLocaleString("en");
+export const count = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : "s"}`;
 export const darkMode = matchMedia("(prefers-color-scheme: dark)");
 export const lessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 

@@ -1,6 +1,6 @@
 import { address, ask, picture, Turns } from "/assets/api.js";
 import { Crop, inPixels } from "/assets/crop.js";
-import { byId, element, lessMotion, shape, whole } from "/assets/dom.js";
+import { byId, count, element, lessMotion, shape, whole } from "/assets/dom.js";
 import { card, items, small, verdict } from "/assets/hits.js";
 import { PictureMap } from "/assets/map.js";
 import { Why } from "/assets/why.js";
@@ -122,7 +122,7 @@ function say(text, error = "") {
 
 function showAnswer(answer) {
   say(verdict(answer));
-  byId("basis").textContent = answer.certainty;
+  byId("basis").textContent = answer.hits.length ? answer.certainty : "";
   byId("rate").disabled = answer.threshold === null;
   byId("hits").replaceChildren(...items(answer, go, explain));
   map.mark(answer.hits.map((hit) => hit.id));
@@ -145,7 +145,7 @@ function meant() {
 // The catalogue
 
 function loaded({ names, total }) {
-  byId("about").textContent = `${whole(total)} pictures, ${whole(names.length)} labels`;
+  byId("about").textContent = `${count(total, "picture")}, ${count(names.length, "label")}`;
   byId("labels").replaceChildren(...names.map((name) => element("option", { value: name })));
   if (!query && !byId("hits").children.length) browse();
 }
@@ -170,7 +170,7 @@ function showSet(points) {
   for (const i of points) counts.set(map.labelOf(i), (counts.get(map.labelOf(i)) ?? 0) + 1);
   const first = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 4).map(([label, n]) => `${label ?? "no label"} ${whole(n)}`);
   const part = points.length > SET ? `, ${SET} of them shown` : "";
-  byId("set-heading").textContent = `${whole(points.length)} pictures: ${first.join(", ")}${counts.size > 4 ? ", …" : ""}${part}`;
+  byId("set-heading").textContent = `${count(points.length, "picture")}: ${first.join(", ")}${counts.size > 4 ? ", …" : ""}${part}`;
   byId("set-pictures").replaceChildren(...points.slice(0, SET).map((i, place) => small(map.ids[i], named(i, place), go)));
 }
 

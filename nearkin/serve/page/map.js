@@ -1,5 +1,5 @@
 import { changed, thumbnail } from "/assets/api.js";
-import { byId, clamp, darkMode, whole } from "/assets/dom.js";
+import { byId, clamp, count, darkMode, whole } from "/assets/dom.js";
 import { Points } from "/assets/points.js";
 
 const ZOOM = { least: 1, most: 200, button: 1.6 };
@@ -54,7 +54,7 @@ export class PictureMap {
     this.index = new Map(ids.map((id, i) => [id, i]));
     this.hover(null);
     this.mark(this.found);
-    const part = total > ids.length ? `${whole(ids.length)} of ${whole(total)} pictures, by lot` : `${whole(total)} pictures`;
+    const part = total > ids.length ? `${whole(ids.length)} of ${count(total, "picture")}, by lot` : count(total, "picture");
     byId("map-note").textContent = quality === "good"
       ? `${part}. What is near is alike; drag to move, scroll to zoom, Shift and drag to lasso.`
       : `${part}. A quick projection; the better map is being made.`;
@@ -159,8 +159,7 @@ export class PictureMap {
 
   sizeRing(factor) {
     this.ring = clamp(this.ring * factor, RING.least, Math.min(this.width, this.height) / 2 - 2);
-    const number = this.inside(this.around()).length;
-    this.said.textContent = `${whole(number)} picture${number === 1 ? "" : "s"} in the ring.`;
+    this.said.textContent = `${count(this.inside(this.around()).length, "picture")} in the ring.`;
     this.invalidate(false);
   }
 
@@ -175,7 +174,7 @@ export class PictureMap {
   take(path) {
     const found = this.inside(path);
     this.draws(false);
-    this.said.textContent = found.length ? `${whole(found.length)} picture${found.length === 1 ? "" : "s"} taken, below the map.` : "Nothing was inside.";
+    this.said.textContent = found.length ? `${count(found.length, "picture")} taken, below the map.` : "Nothing was inside.";
     this.mark(found.map((i) => this.ids[i]));
     this.onSet(found);
   }
