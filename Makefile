@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint coverage clean
 
 demo: .venv/installed
 	$(BIN)/nearkin demo --out runs/demo $(ARGS)
@@ -12,6 +12,13 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# every line of the losses and the metrics, by the fast tests
+coverage: .venv/installed-dev
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -m "not slow" tests/losses tests/metrics $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

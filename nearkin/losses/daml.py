@@ -97,7 +97,8 @@ class DAMLLoss(nn.Module):
         alone = self.steps < self.pretraining
         if self.training:
             self.steps += 1
-        if torch.compiler.is_compiling():  # one graph for both phases: it cannot branch on a count
+        # One graph for both phases: it cannot branch on a count.
+        if torch.compiler.is_compiling():  # pragma: no cover - torch.compile reads it, Python does not run it
             return torch.where(alone, disjoint_triplets(*triplets, self.margin), self._adversarial(*triplets))
         return disjoint_triplets(*triplets, self.margin) if alone else self._adversarial(*triplets)
 

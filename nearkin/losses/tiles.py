@@ -261,7 +261,7 @@ def largest_class(size: Tensor, most: int) -> int:
 
     While a CUDA graph is captured nothing can be asked: then K is `most`, the slowest that is right for all batches.
     """
-    if size.is_cuda and torch.cuda.is_current_stream_capturing():
+    if size.is_cuda and torch.cuda.is_current_stream_capturing():  # pragma: no cover - CUDA only
         return most
     return int(size.max())
 

@@ -95,6 +95,7 @@ def test_compares_on_the_sphere_as_the_loss_does():
         ({"start": -1}, "start must be at least 0, got -1"),
         ({"weight": -0.5}, r"weight must be at least 0 and finite, got -0\.5"),
         ({"weight": float("nan")}, "weight must be at least 0 and finite, got nan"),
+        ({"weight": float("inf")}, "weight must be at least 0 and finite, got inf"),
     ],
 )
 def test_rejects_arguments_out_of_range(arguments, message):
@@ -128,6 +129,7 @@ class KeepsItsGallery(nn.Module):
 
 def test_a_loss_may_keep_the_gallery_for_its_backward():
     memory = CrossBatchMemory(KeepsItsGallery(), 5, memory_size=8)
+    assert not memory.normalize  # nor does the loss say that it does
     (past, past_labels), (x, y) = batches(2)
     memory(past, past_labels)
     found = gradient(memory(x.requires_grad_(), y), x)

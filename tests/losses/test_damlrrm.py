@@ -178,10 +178,10 @@ def mean_negative(x, y):
     return torch.stack([d(x[i], x[j]) for i, j in combinations(range(len(x)), 2) if y[i] != y[j]]).mean()
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_relative_lengths_are_multiples_of_the_first_mean_distance_between_negatives(variant, normalize):
+@pytest.mark.parametrize(("norm", "normalize"), [(30.0, False), (0.1, False), (30.0, True)])
+def test_relative_lengths_are_multiples_of_the_first_mean_distance_between_negatives(variant, norm, normalize):
     loss = DAMLRRMLoss(0.9, 0.2, **variant, normalize=normalize, relative=True).double()
-    batches = [two_streams(seed, 30.0 + seed) for seed in range(3)]
+    batches = [two_streams(seed, norm * (1 + seed / 30)) for seed in range(3)]
     x, y = batches[0]
     x = normalize_rows(x) if normalize else x
     used = len(x) // 2 if loss.streams == "neat" else len(x)

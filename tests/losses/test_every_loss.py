@@ -93,6 +93,93 @@ def test_all_are_exported_and_modules():
     assert losses.__all__ == sorted(losses.__all__)
 
 
+DEFAULTS = {
+    "AngularHingeLoss": {"alpha": 45.0, "normalize": True, "chunk_size": None},
+    "AngularLoss": {"alpha": 45.0, "normalize": True, "chunk_size": None},
+    "ContrastiveLoss": {"margin": 1.0, "normalize": True, "chunk_size": None},
+    "CrossBatchMemory": {"memory_size": 8192, "start": 0, "weight": 1.0},
+    "DAMLLoss": {"margin": 1.0, "weights": (1.0, 1.0, 1.0), "pretraining": 200},
+    "DAMLRRMLoss": {
+        "alpha": 30.0,
+        "beta": 0.5,
+        "positives": "tree",
+        "streams": "both",
+        "normalize": False,
+        "relative": False,
+    },
+    "DDMLLoss": {"beta": 10.0, "tau": 3.0, "normalize": True, "chunk_size": None},
+    "FacilityLocationLoss": {"gamma": 1.0, "normalize": True},
+    "LiftedStructureLoss": {"margin": 1.0, "normalize": False, "chunk_size": None},
+    "MarginLoss": {"alpha": 0.2, "beta": 1.2, "num_classes": None, "normalize": True, "chunk_size": None},
+    "NPairAngularLoss": {"alpha": 45.0, "weight": 2.0, "normalize": False, "chunk_size": None},
+    "NPairLoss": {"form": "tuplet", "l2": 0.0, "normalize": False, "chunk_size": None},
+    "ProxyNCALoss": {"scale": 3.0, "softmax": False},
+    "RankedListLoss": {
+        "alpha": 1.2,
+        "margin": 0.4,
+        "temperature": 10.0,
+        "negative_weight": 1.0,
+        "symmetric": False,
+        "normalize": True,
+        "chunk_size": None,
+    },
+    "SemihardTripletLoss": {"margin": 0.2, "normalize": True, "chunk_size": None},
+    "SpectralClusteringLoss": {"normalize": False},
+    "TripletLoss": {"margin": 0.2, "normalize": True, "disjoint": False, "chunk_size": None},
+}
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_defaults_are_those_of_the_methods(name):
+    parameters = inspect.signature(getattr(losses, name)).parameters.values()
+    assert {each.name: each.default for each in parameters if each.default is not each.empty} == DEFAULTS[name]
+
+
+INCLUDED = [
+    ("DAMLLoss", {"embedding_size": 1, "margin": 0, "weights": (0, 0, 0), "pretraining": 0}),
+    ("DAMLRRMLoss", {"beta": 0}),
+    ("DAMLRRMLoss", {"alpha": 1.99, "normalize": True}),
+    ("FacilityLocationLoss", {"gamma": 0}),
+    ("MarginLoss", {"alpha": 0, "num_classes": 1}),
+    ("NPairAngularLoss", {"weight": 0}),
+    ("NPairLoss", {"l2": 0}),
+    ("ProxyNCALoss", {"num_classes": 1, "embedding_size": 1}),
+    ("RankedListLoss", {"alpha": 0, "margin": 0, "temperature": 0, "negative_weight": 0}),
+    ("SemihardTripletLoss", {"margin": 0}),
+    ("TripletLoss", {"margin": 0}),
+    *((name, {"chunk_size": 1}) for name, defaults in DEFAULTS.items() if "chunk_size" in defaults),
+]
+EXCLUDED = [
+    ("AngularHingeLoss", {"alpha": 90}),
+    ("AngularLoss", {"alpha": 0}),
+    ("ContrastiveLoss", {"margin": 0}),
+    ("DAMLLoss", {"embedding_size": 0}),
+    ("DAMLLoss", {"embedding_size": 1, "pretraining": -1}),
+    ("DAMLRRMLoss", {"beta": 30}),
+    ("DAMLRRMLoss", {"normalize": True, "alpha": 2}),
+    ("DDMLLoss", {"beta": 0}),
+    ("DDMLLoss", {"tau": 1}),
+    ("MarginLoss", {"beta": 0}),
+    ("MarginLoss", {"num_classes": 0}),
+    ("ProxyNCALoss", {"num_classes": 1, "embedding_size": 1, "scale": 0}),
+    *((name, {"chunk_size": 0}) for name, defaults in DEFAULTS.items() if "chunk_size" in defaults),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), INCLUDED)
+def test_takes_the_ends_that_its_ranges_include(name, arguments):
+    loss = getattr(losses, name)(**arguments)
+    for argument in arguments.keys() & vars(loss).keys():
+        assert getattr(loss, argument) == arguments[argument]
+
+
+@pytest.mark.parametrize(("name", "arguments"), EXCLUDED)
+def test_rejects_the_ends_that_its_ranges_exclude(name, arguments):
+    argument, value = list(arguments.items())[-1]
+    with pytest.raises(ValueError, match=f"{argument}.*got {value}"):
+        getattr(losses, name)(**arguments)
+
+
 NUMBERS = [
     (name, each.name)
     for name in sorted({type(loss).__name__ for loss in LOSSES.values()})

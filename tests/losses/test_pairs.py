@@ -5,6 +5,9 @@ from nearkin.losses.pairs import (
     Batch,
     add_transpose_,
     centered,
+    check_chunk_size,
+    check_classes,
+    check_pairs,
     distances,
     exponentials_,
     inner_products,
@@ -77,6 +80,14 @@ def test_duplicates_are_at_distance_0_in_squared_form_and_at_the_floor_otherwise
     assert distances(x).diagonal().eq(0).all()
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_distances_of_a_few_rows(n):
+    x = torch.randn(n, 4, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(distances(x), direct(x).sqrt())
+    assert torch.autograd.grad(distances(x).sum(), x)[0].shape == (n, 4)
+    assert n < 2 or torch.autograd.gradcheck(distances, x)
+
+
 def test_gradients_of_distances():
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(distances, x)
@@ -110,6 +121,53 @@ def test_gradients_of_inner_products():
     torch.testing.assert_close(inner_products(x, y), (x[:, None] * y).sum(dim=2))
     assert torch.autograd.gradcheck(inner_products, (x, y))
     assert torch.autograd.gradgradcheck(inner_products, (x, y))
+
+
+X, Y = torch.randn(4, 3), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((X[None], Y), r"embeddings must be .* \(N, D\), .* got torch.float32 of shape \(1, 4, 3\)"),
+        ((X.long(), Y), "embeddings must be a floating-point matrix .* got torch.int64"),
+        ((X, Y[:3]), r"labels must have shape \(4,\), .* of the embeddings, got \(3,\)"),
+        ((X, Y.float()), "labels must be integer class ids, got torch.float32"),
+        ((X, Y * 1j), "labels must be integer class ids, got torch.complex64"),
+        ((X / 0, Y), "embeddings must be finite, got NaN or infinity in 4 of 4 rows"),
+        ((X, Y, X, None), "gallery and gallery_labels must be given together"),
+        ((X, Y, None, Y), "gallery and gallery_labels must be given together"),
+        ((X, Y, X, Y[:3]), r"labels must have shape \(4,\), .* of the gallery, got \(3,\)"),
+        ((X, Y, X[:, :2], Y), "embeddings and gallery must have one size D, got 3 and 2"),
+    ],
+)
+def test_rejects_what_is_no_batch(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_pairs(*arguments, normalize=True)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_batch_and_its_gallery_come_in_one_precision(normalize):
+    unit = torch.nn.functional.normalize if normalize else torch.Tensor.clone
+    batch = check_pairs(X.half(), Y, 2 * X.double(), Y + 1, normalize=normalize)
+    torch.testing.assert_close(batch.x, unit(X.half().float()), rtol=0, atol=0)
+    torch.testing.assert_close(batch.gallery, unit(2 * X), rtol=0, atol=0)
+    assert batch.gallery_labels.equal(Y + 1)
+    assert check_pairs(X.double(), Y, normalize=normalize).gallery is None
+
+
+def test_classes_are_counted_from_0():
+    check_classes(torch.tensor([0, 3]), 4)
+    check_classes(torch.tensor([], dtype=torch.long), 4)
+    for labels, range_ in (([0, 4], "from 0 to 4"), ([-1, 3], "from -1 to 3")):
+        with pytest.raises(ValueError, match=f"got num_classes=4 and labels {range_}"):
+            check_classes(torch.tensor(labels), 4)
+
+
+def test_a_chunk_has_at_least_one_row():
+    assert [check_chunk_size(each) for each in (None, 1, 512)] == [None, 1, 512]
+    with pytest.raises(ValueError, match=r"chunk_size must be at least 1 row at a time, .* got 0"):
+        check_chunk_size(0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +40,9 @@ def test_it_says_whether_its_losses_normalise():
     assert PerLevelLoss([RankedListLoss()]).normalize
     assert not PerLevelLoss([NPairLoss()]).normalize
     assert not PerLevelLoss([Learner(1.0)]).normalize
+    assert PerLevelLoss([RankedListLoss(), NPairLoss()]).normalize  # the first decides
+
+
+def test_rejects_embeddings_too_short_for_its_levels():
+    with pytest.raises(ValueError, match="of 3 levels of one size, got shape"):
+        PerLevelLoss([NPairLoss(), NPairLoss(), NPairLoss()])(torch.ones(4, 2), torch.arange(4) // 2)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,37 @@ def test_a_duplicate_of_the_positive_is_not_beyond_it(dtype, dim):
     )
     value.backward()
     assert x.grad.isfinite().all()
+
+
+def four_squares(n):
+    """Four integers whose squares add up to n."""
+    for a in range(math.isqrt(n), -1, -1):
+        for b in range(math.isqrt(n - a * a), -1, -1):
+            rest = n - a * a - b * b
+            c = math.isqrt(rest)
+            if math.isqrt(rest - c * c) ** 2 == rest - c * c:
+                return a, b, c, math.isqrt(rest - c * c)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("positive", "gaps", "chosen"),
+    [
+        (2**21, [4, 5], 5),  # four epsilons of the largest, 2^23, are 4
+        (1500, [2, 3], 3),  # or what a near pair is known to, where that is less: 2.07
+        (2048, [2, 3, 9], 3),  # 2.83
+    ],
+)
+def test_beyond_is_by_more_than_rounding(positive, gaps, chosen):
+    # Integers, all of whose distances float32 holds: an anchor at 0, its positive, negatives just beyond it, one far.
+    p, *negatives, far = (torch.tensor(four_squares(d2)) for d2 in (positive, *(positive + gap for gap in gaps), 2**23))
+    x = torch.zeros(4 + len(gaps), 8)
+    x[1, :4], x[2, :4] = p, far
+    x[3:-1, 4:] = torch.stack(negatives)
+    x = torch.cat([x[:-1], -x[1:-1]])  # about 0
+    y = torch.tensor([0, 0, *range(1, len(x) - 1)])
+    value = SemihardTripletLoss(margin=100, normalize=False)(x, y)
+    torch.testing.assert_close(value, torch.tensor((100.0 - chosen) / 2))  # the positive's own negatives are beyond 100
 
 
 @pytest.mark.parametrize("n", [512, 1024])

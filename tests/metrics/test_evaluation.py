@@ -1,7 +1,10 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
+from nearkin import metrics
 from nearkin.metrics import evaluate, kmeans, nmi, pairwise_f1, retrieval
 
 
@@ -10,6 +13,27 @@ def clusters(n=120, classes=6, size=5):
     labels = torch.randint(classes, (n,), generator=generator)
     x = torch.randn(classes, size, generator=generator)[labels] + 0.7 * torch.randn(n, size, generator=generator)
     return x * (0.1 + torch.rand(n, 1, generator=generator)), labels + 100
+
+
+GALLERY = {"gallery": None, "gallery_labels": None}
+SEARCH = {**GALLERY, "ks": (1, 2, 4, 8), "normalize": False}
+START = {"init": "k-means++", "restarts": 1, "seed": 0}
+DEFAULTS = {
+    "evaluate": {**SEARCH, "clustering": True, **START, "progress": iter},
+    "kmeans": {"normalize": False, **START, "iterations": 100, "progress": iter},
+    "map_at_r": {**GALLERY, "normalize": False},
+    "nmi": {},
+    "pairwise_f1": {},
+    "r_precision": {**GALLERY, "normalize": False},
+    "recall_at_k": SEARCH,
+    "retrieval": {**SEARCH, "progress": iter},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_protocol(name):
+    parameters = inspect.signature(getattr(metrics, name)).parameters.values()
+    assert {each.name: each.default for each in parameters if each.default is not each.empty} == DEFAULTS[name]
 
 
 @pytest.mark.parametrize("normalize", [False, True])

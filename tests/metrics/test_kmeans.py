@@ -7,6 +7,7 @@ from sklearn.cluster import kmeans_plusplus
 from nearkin.metrics import kmeans, nmi
 from nearkin.metrics.kmeans import _lloyd, _random_start, _settle_empty, _spread_start
 from nearkin.metrics.ranking import to_grid
+from nearkin.metrics.screening import LARGEST
 
 
 def blobs(n=300, k=6, size=4, noise=0.1, seed=0):
@@ -89,6 +90,14 @@ def test_copies_take_one_cluster(k):
     assert found.objective == 0
     assert (found.assignments == np.tile(found.assignments[:300], 10)).all()
     assert len(set(found.assignments)) == 300
+
+
+def test_points_too_long_for_a_bound_on_rounding_are_compared_exactly():
+    x = np.zeros((4, LARGEST + 1), dtype=np.float32)
+    x[:, 0] = 0, 1, 10, 11
+    found = kmeans(x, 2)
+    assert found.assignments[0] == found.assignments[1] != found.assignments[2] == found.assignments[3]
+    assert found.objective == 1
 
 
 def test_finds_well_separated_classes():

@@ -189,6 +189,24 @@ def test_the_bound_holds(size, kind):
         assert (off[:, column] <= rounding_errors(norm, longest, size)).all()
 
 
+@pytest.mark.parametrize("size", [1, 512, 2**20])
+def test_the_bound_is_that_of_the_book_and_little_more(size):
+    norm = torch.tensor([0.0, 3.0, 2.0**25], dtype=torch.float64)
+    found = rounding_errors(norm, 7.0, size)
+    for q, e in zip(norm.tolist(), found.tolist(), strict=True):
+        least, most = ((size + more) * 2**-24 / (1 - (size + more) * 2**-24) * (7 * q + 24.5) for more in (2, 9))
+        assert least <= e <= most
+    assert rounding_errors(norm, 7.0, 2**20 + 1).eq(torch.inf).all()
+
+
+def test_pays_for_queries_of_rare_classes(monkeypatch):
+    relevant = torch.tensor([0, 1, 2, 3])
+    monkeypatch.setattr(screening, "LARGEST", 5)
+    for count, size, pays in ((511, 5, [0, 1, 0, 0]), (512, 5, [0, 1, 1, 0]), (512, 6, [0, 0, 0, 0])):
+        screen = Screen(torch.zeros(count, size), torch.zeros(count, dtype=torch.long), 1)
+        assert screen.pays(relevant).tolist() == pays
+
+
 def test_precision_set_for_training_is_neither_used_nor_lost(monkeypatch):
     used = []
     product = torch.addmm
