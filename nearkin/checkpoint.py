@@ -6,6 +6,7 @@ A file is the SHA-256 of what follows, 32 bytes, and that is what `torch.save` m
 import hashlib
 import io
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read what `save_checkpoint` wrote last, or, where that is damaged, before; no code in the file can run.
+    """Read what `save_checkpoint` wrote last; no code in the file can run.
+
+    Where that is damaged, the one before takes its place.
 
     Returns:
         The state; None if there is neither file.
@@ -49,6 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
         if damaged:
             log.warning("%s is damaged; going on from the one before it, of step %d", damaged, state["step"])
+            os.replace(file, path)  # else the next one would be kept beside the damaged one
         return state
     if damaged:
         raise InputError(

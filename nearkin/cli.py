@@ -113,12 +113,12 @@ def dispatch(arguments: list[str]) -> None:
     try:
         with joined():
             run[command](rest)
-    except ProcessLost:
-        fail(
-            "another process has ended, see above; what was written stays: run the command again, "
-            "a training with --resume",
-            1,
+    except ProcessLost as lost:
+        say(
+            f"another process has ended ({lost}); what was written stays: run the command again, a training with "
+            "--resume"
         )
+        sys.exit(1)
 
 
 def several() -> bool:
@@ -475,15 +475,20 @@ class Lines(logging.Formatter):
 
 
 def fail(message: str, status: int) -> NoReturn:
-    number = int(os.environ["RANK"]) if several() else 0
-    if number and status == 0:
+    if several() and status == 0 and os.environ["RANK"] != "0":
         sys.exit(0)
-    if number:  # if the first process says the same, torchrun ends this one meanwhile
+    if several() and os.environ["LOCAL_RANK"] != "0":  # torchrun ends it meanwhile if the first one here fails, too
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SECONDS_FOR_THE_FIRST)
-        message = f"process {number}: {message}"
-    print(f"nearkin: {printable(' '.join(message.split()))}", file=sys.stderr)
+    say(message)
     sys.exit(status)
+
+
+def say(message: str) -> None:
+    """A line for a person, which names the process if it is not the first of several."""
+    if several() and os.environ["RANK"] != "0":
+        message = f"process {os.environ['RANK']}: {message}"
+    print(f"nearkin: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def warn(

@@ -20,6 +20,7 @@ def backward_in_pieces(
     loss: Callable[[Tensor], Tensor],
     piece: int,
     backward: Backward = Tensor.backward,
+    most: int | None = None,
 ) -> Tensor:
     """Add the gradient of loss(network(images)) to all parameters, with the activations of one piece in memory.
 
@@ -35,6 +36,7 @@ def backward_in_pieces(
         loss: Maps embeddings (N, D) to a scalar.
         piece: Images that are in the network at a time, at least 1; the pieces are as equal as they can be.
         backward: What carries the loss's gradient back, such as Fabric's. If it scales the loss, gradients are scaled.
+        most: Images of the process that has the most, of several: all of them have to take as many pieces.
 
     Returns:
         The value of the loss, detached.
@@ -44,7 +46,7 @@ def backward_in_pieces(
     """
     if piece < 1:
         raise ValueError(f"piece must be at least 1 image, got {piece}")
-    pieces = torch.tensor_split(images, max(1, math.ceil(len(images) / piece)))
+    pieces = torch.tensor_split(images, max(1, math.ceil((most or len(images)) / piece)))
     kind = images.device.type
     devices = [] if kind == "cpu" else [images.device]
     generator = torch.get_device_module(kind)

@@ -34,21 +34,26 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[Pressed]:
-    """Note Ctrl-C and SIGTERM, to be looked at between two steps; a second one of either interrupts at once."""
+    """Note Ctrl-C and SIGTERM, to be looked at between two steps; a second Ctrl-C interrupts at once."""
     pressed = Pressed()
 
     def first(number: int, frame: object) -> None:
-        pressed.interrupt |= number == signal.SIGINT
-        pressed.terminate |= number == signal.SIGTERM
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            pressed.interrupt = True
+            signal.signal(number, before[0])
+        else:  # which may come twice: from the scheduler, and passed on by a launcher
+            pressed.terminate = True
 
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     try:
-        before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in numbers:
+            signal.signal(number, first)
     except ValueError:  # not the main thread, which alone receives signals
         yield pressed
         return
     try:
         yield pressed
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

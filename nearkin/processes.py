@@ -22,30 +22,28 @@ PATIENCE = datetime.timedelta(hours=12)
 """How long a process waits for another: one may score for long, and if one ends, torchrun ends the rest."""
 
 
+_joined = False
+"""Whether this command is one of several. Somebody's own distributed program may call what it likes, where it likes."""
+
+
 class ProcessLost(RuntimeError):  # noqa: N818
     """Another process that this one works with has ended."""
 
 
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
-
-
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun started, if it did: over NCCL between GPUs, over Gloo between the rest.
+    """Be one of the processes that torchrun started: over NCCL between GPUs, over Gloo between the rest.
 
     Raises:
         ProcessLost: Another of them ended while this one waited for it.
     """
-    if not launched() or dist.is_initialized():
-        yield
-        return
+    global _joined
     local = int(os.environ["LOCAL_RANK"])
     gpu = local < torch.cuda.device_count()
     if gpu:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    _joined = True
     log = logging.getLogger("nearkin")
     level = log.level
     if rank():
@@ -58,17 +56,18 @@ def joined() -> Iterator[None]:
         raise
     finally:
         log.setLevel(level)
+        _joined = False
         dist.destroy_process_group()
 
 
 def world_size() -> int:
     """How many processes work together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _joined else 1
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _joined else 0
 
 
 def share(total: int, of: int | None = None) -> slice:
@@ -132,6 +131,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, total: int) -> Tensor:
         ctx.total = total
         shares = [share(total, each) for each in range(world_size())]
+        assert len(rows) == shares[rank()].stop - shares[rank()].start
         most = shares[0].stop
         padded = rows.new_zeros(most, *rows.shape[1:])  # all send as many
         padded[: len(rows)] = rows

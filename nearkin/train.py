@@ -24,6 +24,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LinearLR, LRScheduler, SequentialLR
@@ -45,7 +46,7 @@ from nearkin.data import (
 )
 from nearkin.data.folder import count
 from nearkin.data.samplers import SeededBatchSampler
-from nearkin.embed import Architecture, Model, create_embedder, load
+from nearkin.embed import WEIGHTS, Architecture, Model, create_embedder
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
 from nearkin.gradient_cache import backward_in_pieces
@@ -73,15 +74,15 @@ LOG_EVERY = 10
 """Steps between two rows of `metrics.jsonl`."""
 
 
+P = ParamSpec("P")
+
+
 class TrainingStopped(RuntimeError):  # noqa: N818
     """The run cannot go on, or was told not to; the message says where it stands and how to go on."""
 
 
 class Preempted(TrainingStopped):
     """SIGTERM came, and a checkpoint was written."""
-
-
-P = ParamSpec("P")
 
 
 class Diverged(TrainingStopped):
@@ -218,7 +219,7 @@ def train(
     journal = JsonLines(run)
     with blame("accelerator, precision or logger"):
         loggers = [journal, *further_loggers(logger or [], run, config)] if rank() == 0 else []
-        fabric = Fabric(accelerator=accelerator, precision=precision, loggers=loggers, **devices())
+        fabric = Fabric(accelerator=accelerator, precision=precision, loggers=loggers, **devices(accelerator))
         fabric.launch()
     torch.manual_seed(seed)
     with blame(f"backbone, given pictures of image.size {image.size}"):
@@ -251,6 +252,7 @@ def train(
         batches = sampler(images.labels[train_set], seed=seed)
 
     if world_size() > 1:
+        freeze_unused(embedder, image.size)
         join_batch_norms(embedder)
     embedder.to(memory_format=torch.channels_last)
     network, descent = fabric.setup(embedder, descent)
@@ -297,12 +299,13 @@ def train(
             compare: Callable[[Tensor], Tensor]
             compare = partial(compute_loss, criterion, labels=labels, run=run, step=step + 1)
             if world_size() > 1:
-                compare = jointly(compare, len(indices), step_seed(seed, step, rank()), fabric.device)
+                compare = jointly(compare, len(indices), step_seed(seed, step, 1 + rank()), fabric.device)
             if micro_batch is None:
                 value = compare(network(views))
                 fabric.backward(value)
             else:
-                value = backward_in_pieces(network, views, compare, micro_batch, fabric.backward)
+                most = share(len(indices), of=0).stop
+                value = backward_in_pieces(network, views, compare, micro_batch, fabric.backward, most)
             average_(p.grad for p in criterion.parameters() if p.grad is not None)
             if clip_gradient is not None:
                 nn.utils.clip_grad_norm_([*embedder.parameters(), *criterion.parameters()], clip_gradient)
@@ -336,20 +339,22 @@ def train(
                     save_checkpoint(run.checkpoint, {**state, **progress, "sampler": position})
                 saved = time.monotonic()
             if (interrupted or terminated) and not last:
-                raise (Preempted if terminated else TrainingStopped)(
+                # Of several processes only those that were told to are to end without failure: the rest start again.
+                raise (Preempted if pressed.terminate else TrainingStopped)(
                     f"stopped after step {step} of {steps}; go on with: "
                     f"nearkin train {run.path / 'config.yaml'} --resume"
                 )
 
     if best is not None:
-        embedder.load_state_dict(once(lambda: load(run.path).embedder.state_dict()))
+        embedder.load_state_dict(once(lambda: load_file(run.path / WEIGHTS)))
     model.calibration = calibrated(model, pictures, images, split, seed)
     embeddings = model.embed_pictures(pictures, scored_set)
     if rank() == 0:
         model.save(run.path)
-        trained = protocol.score(embeddings, images.labels[scored_set])
-        about = protocol.about(images.labels[scored_set], images.classes)
-        training = record.summary(steps, seconds)
+    trained = once(lambda: protocol.score(embeddings, images.labels[scored_set]))
+    about = protocol.about(images.labels[scored_set], images.classes)
+    training = record.summary(steps, seconds)
+    if rank() == 0:
         run.finish({"untrained": untrained, "trained": trained, "protocol": about, "training": training})
     for each in loggers:
         each.finalize("success")
@@ -375,12 +380,30 @@ def compute_loss(criterion: nn.Module, embeddings: Tensor, labels: Tensor, run: 
     return value
 
 
-def devices() -> dict[str, Any]:
-    """What Fabric has to know of the processes that torchrun started, if it did."""
+def devices(accelerator: str) -> dict[str, Any]:
+    """What Fabric has to know of the processes that torchrun started, if it did.
+
+    Raises:
+        InputError: They are more than there are GPUs.
+    """
     if world_size() == 1:
         return {"devices": 1}
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if accelerator != "cpu" and 0 < gpus < here:
+        raise InputError(
+            f"torchrun started {here} processes on a machine with {count(gpus, 'GPU')}; start as many as there are "
+            "GPUs, or add --accelerator cpu"
+        )
     return {"devices": here, "num_nodes": world_size() // here, "strategy": "ddp"}
+
+
+def freeze_unused(embedder: AnyEmbedder, size: int) -> None:
+    """Freeze parameters that get no gradient, such as those of layers behind the last level: DDP would wait for it."""
+    embedder.eval()
+    embedder(torch.zeros(1, 3, size, size)).sum().backward()
+    for parameter in embedder.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
 
 
 def jointly(

@@ -722,6 +722,7 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_is_used(run, capl
         stopped.checkpoint.unlink()
     resumed = run("b", "--checkpoint_minutes", "0", resume=True)
     assert same(weights(whole), weights(resumed))
+    assert load_checkpoint(stopped.path / "previous.ckpt")["step"] == 11
     said = [each for each in caplog.messages if "last.ckpt is damaged" in each]
     assert len(said) == (damage != "gone")
     assert all(each.endswith("going on from the one before it, of step 11") for each in said)

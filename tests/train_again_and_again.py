@@ -31,10 +31,11 @@ def live(arguments):
 
 def main(kills, run, options):
     run, moment = RunFolder(Path(run)), random.Random(0)
-    killed, status = 0, None
+    killed, moved, status = 0, 0, None
     while status is None:
         child = live([*options, "--out", str(run.path), *(["--resume"] if run.exists() else [])])
-        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 1.2)
+        before = run.checkpoint.stat().st_mtime_ns if run.checkpoint.exists() else 0
+        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 1.5)
         while killed < kills and time.monotonic() < deadline and len(run.history()) < rows + MOST_ROWS:
             time.sleep(0.001)
         if killed < kills:
@@ -42,9 +43,10 @@ def main(kills, run, options):
         _, ended = os.waitpid(child, 0)
         if os.WIFSIGNALED(ended):
             killed += 1
+            moved += run.checkpoint.exists() and run.checkpoint.stat().st_mtime_ns > before
         else:
             status = os.WEXITSTATUS(ended)
-    print(f"{killed} killed, then status {status}")
+    print(f"{killed} killed, {moved} after a step, then status {status}")
 
 
 if __name__ == "__main__":

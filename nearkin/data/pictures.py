@@ -1,5 +1,6 @@
 """Decoded pictures, all of one size, by index."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -13,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearkin.data.cache import Cache
+from nearkin.data.cache import Cache, UnusableCache
 from nearkin.data.folder import ImageList, count, names
 from nearkin.data.images import UnreadableImage, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.errors import InputError
-from nearkin.processes import collect, share
+from nearkin.processes import collect, share, world_size
 
 log = logging.getLogger("nearkin")
 
@@ -128,13 +129,24 @@ def read_all(
     store = None if cache is None else Cache(cache, preprocessing)
     pictures = Pictures(images.paths, preprocessing)
     total = len(images.paths)
+    if world_size() > 1:
+        listed = hashlib.sha256(repr((images.paths, images.labels.tolist())).encode(errors="surrogateescape"))
+        if len(set(collect(listed.digest()))) > 1:
+            raise InputError("the processes do not find the same pictures; name a folder that all machines share")
     if store is None:
         part = share(total)
         tried = list(progress(pictures.problems(part), READING, part.stop - part.start))
         problems = [problem for some in collect(tried) for problem in some]
     else:  # of several processes one decodes, and the others find the rows
-        found_by_each = collect(list(progress(store.fill(images.paths), READING, total)))
-        problems = [next(filter(None, found), None) for found in zip(*found_by_each, strict=True)]
+        filled: list[UnreadableImage | None] = []
+        failure = None
+        try:
+            filled = list(progress(store.fill(images.paths), READING, total))
+        except (OSError, UnusableCache) as error:
+            failure = error
+        for fault in filter(None, collect(failure)):
+            raise fault
+        problems = [next(filter(None, some), None) for some in zip(*collect(filled), strict=True)]
     broken = [str(problem) for problem in problems if problem]
     keep = np.flatnonzero([problem is None for problem in problems])
     found = f"{count(len(broken), 'file')} of {len(problems):,} cannot be read as pictures"

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import wait_for
 
 from nearkin import Catalog
+from nearkin.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,13 @@ def actors():
     return found
 
 
+def written(catalog):
+    try:
+        return Catalog.open(catalog).table.count()
+    except InputError:  # not even begun
+        return 0
+
+
 def rows(catalog):
     table = Catalog.open(catalog).table
     ids, vectors = table.vectors()
@@ -51,14 +59,10 @@ def test_it_holds_what_one_process_would_have_written_though_an_actor_is_killed(
     assert alone.returncode == 0, err
 
     process = indexing(run, photos, tmp_path / "together", "--ray", "local")
-    deadline, killed = time.monotonic() + 240, False
-    while process.poll() is None and time.monotonic() < deadline and not killed:
-        for actor in actors():
-            os.kill(actor, signal.SIGKILL)
-            killed = True
-        time.sleep(0.01)
+    wait_for(lambda: written(tmp_path / "together"), 240)
+    os.kill(actors()[0], signal.SIGKILL)
+    assert 0 < written(tmp_path / "together") < 1800, "it was in the middle"
     again, err = process.communicate(timeout=300)
-    assert killed
     assert process.returncode == 0, err
     # Before what the command says, Ray tells of the actor.
     assert again.replace("together", "alone").splitlines()[-2:] == out.splitlines()
