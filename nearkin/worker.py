@@ -5,18 +5,17 @@ a checkpoint and ends; whatever ends this process, a kill included, ends the tra
 """
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from nearkin.children import end_with_parent, forking
 from nearkin.config import Settings
 from nearkin.errors import InputError
 from nearkin.train import TrainingStopped, train
@@ -41,16 +40,12 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["nearkin.config"])
         self.process: Any = None
         self.pressed = 0
 
     def __enter__(self) -> "Worker":
-        # What is ignored now is ignored by the server for good: on a terminal Ctrl-C reaches every process.
-        self.before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        forkserver.ensure_running()
-        signal.signal(signal.SIGINT, self._press)
+        self.context = forking("nearkin.config")
+        self.before = signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(
@@ -117,7 +112,7 @@ def _work(settings: Settings, log: Path, sender: connection.Connection) -> None:
     """What the process does: train, and send what was raised, or None."""
     os.setsid()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     error: BaseException | None = None
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +137,6 @@ def _send_output_to(log: Path) -> None:
             os.dup2(file.fileno(), stream)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nearkin").setLevel(logging.INFO)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _ended(code: int | None) -> str:

@@ -6,42 +6,38 @@ hold nothing but their request.
 
 import gzip
 import hashlib
-import io
 import os
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from importlib.resources import files
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from nearkin.catalog import Answer, Catalog
 from nearkin.catalog.answers import as_json, certainty
-from nearkin.catalog.catalog import FALSE_MATCHES, Crop, cropped
+from nearkin.catalog.catalog import FALSE_MATCHES, Crop
 from nearkin.catalog.store import Entry
-from nearkin.data.images import Picture, UnreadableImage, picture_size, read_image
+from nearkin.data.images import Picture, UnreadableImage
 from nearkin.errors import InputError
+from nearkin.serve.decoding import File
 from nearkin.serve.live import Live
 from nearkin.serve.problems import Problem
-from nearkin.serve.uploads import read_upload
+from nearkin.serve.uploads import uploaded
 from nearkin.why import explain, region
 
 PAGE = files("nearkin.serve") / "page"
 ASSETS = {each.name: each.read_bytes() for each in PAGE.iterdir() if each.name.endswith((".html", ".css", ".js"))}
-SHOWN = 1024
-"""Longer side, in pixels, of a picture that is shown whole."""
-
 T = TypeVar("T")
 
 Id = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="Of a picture in the catalogue")]
@@ -61,6 +57,15 @@ From = Annotated[
     Query(alias="from", pattern="^[0-9a-f]{32}$", description="The query, a picture of the catalogue; else the body"),
 ]
 
+
+class Seen(NamedTuple):
+    """What the model sees of a picture, or of a part of it: (side, side, 3), and how large that is in the picture."""
+
+    square: Picture
+    width: int
+    height: int
+
+
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "description": "The bytes of a picture's file",
@@ -75,15 +80,9 @@ NO: dict[int | str, dict[str, Any]] = {
 def create_app(live: Live) -> FastAPI:
     """The page and the API of a catalogue."""
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        live.close()
-
     app = FastAPI(
         title="nearkin",
         summary="Search by picture",
-        lifespan=lifespan,
         docs_url=None,  # these two fetch their scripts from elsewhere; /docs below does not
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -91,8 +90,26 @@ def create_app(live: Live) -> FastAPI:
     )
     turns = CapacityLimiter(os.cpu_count() or 1)
 
+    decoders = live.decoders
+
     async def work(task: Callable[[Catalog], T]) -> T:
         return await to_thread.run_sync(live.ask, task, limiter=turns)
+
+    def seen(catalog: Catalog, picture: AbstractContextManager[File], crop: str | None = None) -> Seen:
+        part = None if crop is None else numbers(crop)
+        with picture as file:
+            square = decoders.square(file, catalog.model.architecture.image, part)
+        return Seen(square, *(file[1:] if part is None else part[2:]))
+
+    @contextmanager
+    def stored(entry: Entry) -> Iterator[File]:
+        """The file of a picture of the catalogue, to be decoded inside."""
+        path = Path(entry.record.path)
+        try:
+            yield decoders.look(path)
+        except (OSError, UnreadableImage) as error:
+            line = f"the file of {path.name} is gone or damaged since it was indexed"
+            raise Problem(HTTPStatus.NOT_FOUND, line) from error
 
     @app.exception_handler(Problem)
     async def refused(request: Request, problem: Problem) -> JSONResponse:
@@ -123,7 +140,7 @@ def create_app(live: Live) -> FastAPI:
         data = await request.body()
 
         def task(catalog: Catalog) -> dict[str, Any]:
-            vector = catalog.embed(uploaded(data, catalog, crop))
+            vector = catalog.embed(seen(catalog, uploaded(data, decoders), crop).square)
             itself = {hashlib.sha256(data).hexdigest()}
             return shown(catalog.nearest(vector, k, label, false_matches, itself=itself), catalog)
 
@@ -135,7 +152,9 @@ def create_app(live: Live) -> FastAPI:
     ) -> dict[str, Any]:
         def task(catalog: Catalog) -> dict[str, Any]:
             entry = entry_of(catalog, id)
-            vector = entry.vector if crop is None else catalog.embed(whole(entry), numbers(crop))
+            vector = entry.vector
+            if crop is not None:
+                vector = catalog.embed(seen(catalog, stored(entry), crop).square)
             itself = {entry.record.sha256}
             return shown(catalog.nearest(vector, k, label, false_matches, but=id, itself=itself), catalog)
 
@@ -148,17 +167,17 @@ def create_app(live: Live) -> FastAPI:
         data = await request.body()
 
         def task(catalog: Catalog) -> dict[str, Any]:
-            hit = whole(entry_of(catalog, id))
-            asked = uploaded(data, catalog, None) if query is None else whole(entry_of(catalog, query))
-            part = asked if crop is None else cropped(asked, numbers(crop))
+            hit = seen(catalog, stored(entry_of(catalog, id)))
+            own = uploaded(data, decoders) if query is None else stored(entry_of(catalog, query))
+            asked = seen(catalog, own, crop)
+            shares = explain(catalog.model, asked.square, hit.square)
             image = catalog.model.architecture.image
-            shares = explain(catalog.model, image.decode(part), image.decode(hit))
             return {
                 name: {
                     "share": share.astype(float).round(3).tolist(),
-                    "region": region(image, width=picture.shape[1], height=picture.shape[0]),
+                    "region": region(image, width=part.width, height=part.height),
                 }
-                for name, share, picture in (("query", shares.query, part), ("hit", shares.hit, hit))
+                for name, share, part in (("query", shares.query, asked), ("hit", shares.hit, hit))
             }
 
         return await work(task)
@@ -180,7 +199,11 @@ def create_app(live: Live) -> FastAPI:
 
     @app.get("/api/picture/{id}", summary="A picture, upright, at most 1,024 pixels", response_class=Response)
     async def picture(id: Id) -> Response:
-        jpeg = await work(lambda catalog: as_jpeg(whole(entry_of(catalog, id))))
+        def task(catalog: Catalog) -> bytes:
+            with stored(entry_of(catalog, id)) as file:
+                return decoders.shown(file)
+
+        jpeg = await work(task)
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
 
     @app.post("/api/preview", summary="An upload as any browser shows it, and its size", openapi_extra=PICTURE_BODY)
@@ -188,19 +211,19 @@ def create_app(live: Live) -> FastAPI:
         data = await request.body()
 
         def task(catalog: Catalog) -> dict[str, Any]:
-            picture = read_upload(data)
-            jpeg = b64encode(as_jpeg(picture)).decode()
-            return {"width": picture.shape[1], "height": picture.shape[0], "image": f"data:image/jpeg;base64,{jpeg}"}
+            with uploaded(data, decoders) as file:
+                jpeg = b64encode(decoders.shown(file)).decode()
+            return {"width": file.width, "height": file.height, "image": f"data:image/jpeg;base64,{jpeg}"}
 
         return await work(task)
 
     @app.get("/api/size/{id}", summary="Width and height of a picture, in pixels")
     async def size(id: Id) -> dict[str, int]:
-        def task(catalog: Catalog) -> tuple[int, int]:
-            return from_file(entry_of(catalog, id), lambda path: picture_size(path.read_bytes()))
+        def task(catalog: Catalog) -> dict[str, int]:
+            with stored(entry_of(catalog, id)) as file:
+                return {"width": file.width, "height": file.height}
 
-        width, height = await work(task)
-        return {"width": width, "height": height}
+        return await work(task)
 
     @app.get("/api/health", summary="Whether the server answers, and with what")
     async def health() -> dict[str, Any]:
@@ -236,13 +259,6 @@ def numbers(crop: str) -> Crop:
     return x, y, width, height
 
 
-def uploaded(data: bytes, catalog: Catalog, crop: str | None) -> Picture:
-    """The upload, or the part of it that is meant."""
-    if crop is None:
-        return read_upload(data, at_least=catalog.model.architecture.image.side)
-    return cropped(read_upload(data), numbers(crop))
-
-
 def entry_of(catalog: Catalog, id: str) -> Entry:
     """A picture of the catalogue.
 
@@ -253,33 +269,6 @@ def entry_of(catalog: Catalog, id: str) -> Entry:
     if not found:
         raise Problem(HTTPStatus.NOT_FOUND, "the catalogue holds no such picture")
     return found[0]
-
-
-def whole(entry: Entry) -> Picture:
-    """The picture itself; otherwise as `from_file`."""
-    return from_file(entry, read_image)
-
-
-def from_file(entry: Entry, read: Callable[[Path], T]) -> T:
-    """What a function reads from the file of a picture.
-
-    Raises:
-        Problem: The file is gone or damaged.
-    """
-    path = Path(entry.record.path)
-    try:
-        return read(path)
-    except (OSError, UnreadableImage) as error:
-        line = f"the file of {path.name} is gone or damaged since it was indexed"
-        raise Problem(HTTPStatus.NOT_FOUND, line) from error
-
-
-def as_jpeg(picture: Picture) -> bytes:
-    image = Image.fromarray(picture)
-    image.thumbnail((SHOWN, SHOWN), reducing_gap=2.0)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return file.getvalue()
 
 
 def shown(answer: Answer, catalog: Catalog) -> dict[str, Any]:

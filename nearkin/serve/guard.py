@@ -77,8 +77,12 @@ class Guard:
             return
         assert scope["type"] == "http"
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 own = {name for name, _ in message["headers"]}
                 more = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
                 message = {**message, "headers": [*message["headers"], *more]}
@@ -98,6 +102,11 @@ class Guard:
             await refuse(problem, body, send_with_headers)
         except ClientDisconnect:
             pass  # nobody is there to be answered
+        except asyncio.CancelledError:  # which uvicorn would log as a fault of ours
+            if not begun:
+                body.more = False  # there is no time to read the rest
+                stopping = Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being stopped")
+                await refuse(stopping, body, send_with_headers)
         finally:
             body.forget()
 

@@ -4,10 +4,11 @@ Shape key: n = pictures on the map, D = embedding size.
 """
 
 import logging
-import multiprocessing
 import os
+import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerContext
 from threading import Lock
 from typing import Literal
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from nearkin.catalog import Catalog
 from nearkin.catalog.store import Vectors
+from nearkin.children import end_with_parent
 from nearkin.plots.embedding_map import embedding_map, framed
 
 log = logging.getLogger("nearkin")
@@ -47,10 +49,15 @@ class Layout:
 
 
 class Maps:
-    """The newest layout of a catalogue; a better one is made by another process, at low priority."""
+    """The newest layout of a catalogue; a better one is made by another process, at low priority.
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    Args:
+        context: What starts it.
+        seed: Of t-SNE.
+    """
+
+    def __init__(self, context: ForkServerContext, seed: int = 0) -> None:
+        self.context, self.seed = context, seed
         self.lock = Lock()
         self.layout: Layout | None = None
         self.of: tuple[str, int] | None = None  # the table and its version
@@ -103,8 +110,7 @@ class Maps:
         if not ids:
             return
         if self.worker is None:
-            context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-            self.worker = ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(10,))
+            self.worker = ProcessPoolExecutor(1, self.context, initializer=stand_back)
         self.better = self.worker.submit(embedding_map, components, self.seed)
 
     def close(self) -> None:
@@ -115,9 +121,16 @@ class Maps:
     def _end(self) -> None:
         if self.worker is not None:
             for process in list((self.worker._processes or {}).values()):
-                process.terminate()
+                process.kill()
             self.worker.shutdown(cancel_futures=True)
             self.worker = None
+
+
+def stand_back() -> None:
+    """What the other process does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(10)
+    end_with_parent()
 
 
 def principal_components(vectors: Vectors, most: int) -> NDArray[np.float32]:

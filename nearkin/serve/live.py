@@ -12,7 +12,9 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from nearkin.catalog import Catalog
+from nearkin.children import forking
 from nearkin.errors import InputError
+from nearkin.serve.decoding import Decoders
 from nearkin.serve.layout import Layout, Maps
 from nearkin.serve.problems import Problem
 
@@ -33,7 +35,8 @@ class Live:
         self.where, self.run = where, run
         self.lock = Lock()
         self.catalog = Catalog.open(where, run)
-        self.maps = Maps()
+        context = forking("nearkin.serve.decoding")
+        self.decoders, self.maps = Decoders(context), Maps(context)
         self.packing = Lock()
         self.packed: tuple[Layout, str, bytes] | None = None
 
@@ -94,6 +97,7 @@ class Live:
     def close(self) -> None:
         """Stop what runs beside."""
         self.maps.close()
+        self.decoders.close()
 
 
 def packed(layout: Layout) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """`nearkin serve`: uvicorn on one address, until Ctrl-C."""
 
 import logging
+import signal
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -64,7 +65,8 @@ def serve(
         print("Ctrl-C stops it", flush=True)
         app = Guard(create_app(live), token, LOCAL if token is None else ())
         torch.set_num_threads(1)  # requests run side by side
-        with suppress(KeyboardInterrupt):  # how it is meant to be stopped
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as a person stops it
+        with closing(live), suppress(KeyboardInterrupt):
             uvicorn.Server(config(app)).run(sockets=[listening])
 
 
@@ -74,6 +76,7 @@ def config(app: ASGIApp) -> uvicorn.Config:
         app,
         http=Connection,
         ws="none",
+        lifespan="off",
         log_level="error",  # its warnings are of what clients send, who then could fill a disk
         access_log=False,
         server_header=False,

@@ -1,9 +1,10 @@
 """A small catalogue, and a server of it in a process of its own."""
 
 import shutil
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from support import encoded, resize, wait_for, write_pictures
 
 from nearkin.calibration import Calibration
 from nearkin.catalog import Catalog, index
+from nearkin.children import forking
 from nearkin.data import Preprocessing
 from nearkin.embed import Architecture, Model
 from nearkin.models import Backbone, Embedder
 from nearkin.serve.app import create_app
+from nearkin.serve.decoding import Decoders
 from nearkin.serve.guard import Guard
 from nearkin.serve.live import Live
 
@@ -42,12 +45,12 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serving(where, *options):
+def serving(where, *options, **process):
     """`nearkin serve` on a free port, until the test is done with it."""
     log = where.parent / "server.log"
     command = [sys.executable, "-m", "nearkin", "serve", str(where), "--port", "0", *options]
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, **process)
     try:
         address = process.stdout.readline().partition(" pictures at ")[2].strip()
         assert address, log.read_text()
@@ -57,7 +60,20 @@ def serving(where, *options):
         process.terminate()
         process.wait(timeout=20)
         process.stdout.close()
-    assert "Traceback" not in log.read_text()
+    if process.returncode != -signal.SIGKILL:
+        assert log.read_text() == "", "no client can make it say something"
+
+
+@pytest.fixture(scope="session")
+def context():
+    return forking("nearkin.serve.decoding")
+
+
+@pytest.fixture(scope="session")
+def decoders(context):
+    decoders = Decoders(context)
+    yield decoders
+    decoders.close()
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +136,8 @@ def client_of():
     with ExitStack() as stack:
 
         def open_client(where, token=None, hosts=("127.0.0.1",), **limits):
-            app = Guard(create_app(Live(str(where))), token, hosts, **limits)
+            live = stack.enter_context(closing(Live(str(where))))
+            app = Guard(create_app(live), token, hosts, **limits)
             client = TestClient(app, base_url="http://127.0.0.1:8000", follow_redirects=False)
             return stack.enter_context(client)
 

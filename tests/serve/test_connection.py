@@ -32,9 +32,7 @@ def listening(monkeypatch):
             for name, seconds in patience.items():
                 monkeypatch.setattr(f"nearkin.serve.connection.{name}", seconds)
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            settings = config(app)
-            settings.lifespan = "off"
-            server = uvicorn.Server(settings)
+            server = uvicorn.Server(config(app))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()
             stack.callback(thread.join)

@@ -1,10 +1,14 @@
 """`nearkin serve` from the command line."""
 
+import os
 import signal
 import socket
+import time
+from pathlib import Path
 
 import httpx
 import pytest
+from support import wait_for
 
 
 @pytest.fixture
@@ -64,6 +68,63 @@ def test_it_listens_on_this_machines_own_address_alone(server):
     assert server.base_url.host == "127.0.0.1"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", server.base_url.port))
+
+
+def descendants(pid):
+    """Ids of the processes that a process has started, and that these have."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    children = {int(child) for thread in threads for child in thread.read_text().split()}
+    return children.union(*(descendants(child) for child in children))
+
+
+def test_nothing_outlives_a_server_that_is_killed(serving, own, photos):
+    with serving(own / "catalog") as served:
+        served.client.post("/api/search", content=photos[0].read_bytes())
+        served.client.get("/api/map")
+        wait_for(lambda: len(descendants(served.process.pid)) >= 4)  # who forks, who watches, a decoder, the map's
+        started = descendants(served.process.pid)
+        served.process.kill()
+        served.process.wait()
+        wait_for(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
+
+
+@pytest.mark.slow
+def test_a_service_is_told_to_stop(serving, own):
+    with serving(own / "catalog") as served:
+        served.client.get("/api/map")
+        started = descendants(served.process.pid)
+        served.process.terminate()
+        assert served.process.wait(timeout=20) == 0
+        wait_for(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_reaches_all_and_none_complains(serving, own, photos):
+    with serving(own / "catalog", start_new_session=True) as served:
+        served.client.post("/api/search", content=photos[0].read_bytes())
+        served.client.get("/api/map")
+        os.killpg(served.process.pid, signal.SIGINT)
+        assert served.process.wait(timeout=20) == 0
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_nobody(serving, own):
+    """Neither for a request nor for the map, whose process never ends by itself here."""
+    with serving(own / "catalog") as served:
+        before = descendants(served.process.pid)
+        served.client.get("/api/map")
+        wait_for(lambda: len(descendants(served.process.pid)) > len(before))
+        for pid in descendants(served.process.pid) - before:
+            os.kill(pid, signal.SIGSTOP)
+        with socket.create_connection(("127.0.0.1", served.client.base_url.port)) as waiting:
+            waiting.sendall(b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n")
+            time.sleep(0.2)
+            served.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert served.process.poll() is None
+            served.process.send_signal(signal.SIGINT)
+            assert served.process.wait(timeout=4) == 0
+            assert waiting.recv(2**16).startswith(b"HTTP/1.1 503 ")
 
 
 def test_with_a_token_from_start_to_stop(serving, own, refused):
