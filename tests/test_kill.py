@@ -41,7 +41,7 @@ def assert_same(whole, other):
 def test_killed_fifty_times_it_ends_with_the_weights_of_one_never_stopped(make_folder, tmp_path):
     root = make_folder([8] * 40)  # 16 training classes, 3 a batch: 5 batches an epoch
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
-    steps = 20 * 50 + 100  # more than fifty lives can take
+    steps = 15 * 50  # more than fifty lives can take
     subprocess.run(command(root, whole.path, steps=steps), check=True, capture_output=True)
     options = command(root, killed.path, steps=steps)[4:]
     loop = [sys.executable, HERE / "train_again_and_again.py", "50", killed.path, *options]

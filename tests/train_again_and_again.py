@@ -13,7 +13,7 @@ from pathlib import Path
 from nearkin import cli, train  # noqa: F401 - imported before the fork
 from nearkin.run_folder import RunFolder
 
-MOST_ROWS = 2  # of the journal that a life may add: so the run outlives its killer
+MOST_ROWS = 1  # of the journal that a life may add: so the run outlives its killer
 
 
 def live(arguments):
