@@ -317,15 +317,20 @@ def serve(arguments: list[str]) -> None:
     parser.add_argument("catalog", help="its folder, or http://HOST:19530 of a Milvus")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
-    parser.add_argument("--token", help="what requests have to show; needed for any address but this machine's own")
+    parser.add_argument(
+        "--token",
+        help="what requests have to show; needed for any address but this machine's own. The environment variable "
+        "NEARKIN_TOKEN is the same, but for the list of processes, which shows an option to everyone here",
+    )
     parser.add_argument("--run", type=Path, help="folder of the model's run, if the catalogue cannot find it")
     options = parser.parse_args(arguments)
+    secret = os.environ.pop("NEARKIN_TOKEN", None) or None  # no process that is started from here has to know it
     try:
         from nearkin.serve.server import serve as start
     except ModuleNotFoundError as error:
         raise InputError("serve needs packages that are not here: pip install 'nearkin[serve]'") from error
 
-    start(options.catalog, options.host, options.port, options.token, options.run)
+    start(options.catalog, options.host, options.port, secret if options.token is None else options.token, options.run)
 
 
 def label(arguments: list[str]) -> None:

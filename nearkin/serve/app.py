@@ -31,7 +31,7 @@ from nearkin.catalog.store import Entry
 from nearkin.data.images import Picture, UnreadableImage
 from nearkin.errors import InputError
 from nearkin.serve.decoding import File
-from nearkin.serve.live import Live
+from nearkin.serve.live import Health, Live
 from nearkin.serve.problems import Problem
 from nearkin.serve.uploads import uploaded
 from nearkin.why import explain, region
@@ -226,7 +226,7 @@ def create_app(live: Live) -> FastAPI:
         return await work(task)
 
     @app.get("/api/health", summary="Whether the server answers, and with what")
-    async def health() -> dict[str, Any]:
+    async def health() -> Health:
         return await run_in_threadpool(live.health)
 
     @app.get("/docs", include_in_schema=False)

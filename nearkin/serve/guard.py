@@ -88,6 +88,8 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # of the answer, uvicorn leaves the body out
         body = Body(self, receive)
         try:
             self.check(scope)
@@ -124,7 +126,7 @@ class Guard:
             Problem: Not this one.
         """
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        host = re.sub(r":\d*$", "", headers.get("host", ""))
+        host = re.sub(r":\d*$", "", headers.get("host", "").lower())
         if self.hosts and host not in self.hosts:
             raise Problem(HTTPStatus.MISDIRECTED_REQUEST, f"this server is not {host or 'without a name'}")
         if self.token is not None and scope["path"] != "/api/health" and not self.knows(scope, headers):

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
@@ -21,6 +22,25 @@ from nearkin.serve.problems import Problem
 log = logging.getLogger("nearkin")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Health:
+    """That a server answers, and with what.
+
+    Args:
+        status: "ok".
+        pictures: In the catalogue.
+        model: The first 12 digits of its SHA-256.
+        classes: Of how many classes the threshold for a match was learnt; None where there is none.
+        held_out: Whether the model has not learnt from these classes.
+    """
+
+    status: str
+    pictures: int
+    model: str
+    classes: int | None
+    held_out: bool | None
 
 
 class Live:
@@ -89,10 +109,17 @@ class Live:
                 self.packed = layout, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"', gzip.compress(body, 5)
             return self.packed[1:]
 
-    def health(self) -> dict[str, Any]:
-        """That it answers, and what it holds."""
+    def health(self) -> Health:
+        """That it answers, and with what."""
         catalog = self.current()
-        return {"status": "ok", "pictures": catalog.table.count(), "model": catalog.model.sha256[:12]}
+        known = catalog.calibration
+        return Health(
+            "ok",
+            catalog.table.count(),
+            catalog.model.sha256[:12],
+            None if known is None else known.classes,
+            None if known is None else known.held_out,
+        )
 
     def close(self) -> None:
         """Stop what runs beside."""

@@ -5,7 +5,6 @@ import signal
 import socket
 from contextlib import closing, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 import uvicorn
@@ -42,9 +41,11 @@ def serve(
         InputError: There is no catalogue; the address cannot be listened on, or is open to others without a token.
     """
     if token is None and host not in LOCAL:
-        raise InputError(f"--host {host} lets others in: add --token SECRET, or listen on 127.0.0.1")
+        raise InputError(
+            f"--host {host} lets others in: set NEARKIN_TOKEN or add --token SECRET, or listen on 127.0.0.1"
+        )
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise InputError("--token expects printable ASCII without spaces")
+        raise InputError("a token (--token, NEARKIN_TOKEN) is printable ASCII without spaces; choose another")
     live = Live(where, run)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     host = host.strip("[]")
@@ -60,8 +61,9 @@ def serve(
             ) from error
         port = listening.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        address += f"?token={quote(token, safe='')}" if token else ""
         print(f"{live.catalog.table.count():,} pictures at {address}", flush=True)
+        if token is not None:  # which is not printed: this may go to a log
+            print("it lets in who opens it with ?token=TOKEN once, or sends Authorization: Bearer TOKEN", flush=True)
         print("Ctrl-C stops it", flush=True)
         app = Guard(create_app(live), token, LOCAL if token is None else ())
         torch.set_num_threads(1)  # requests run side by side

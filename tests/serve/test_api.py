@@ -15,6 +15,7 @@ from nearkin.catalog import name
 from nearkin.catalog.answers import certainty
 from nearkin.catalog.store import id_of
 from nearkin.serve.guard import HEADERS
+from nearkin.serve.uploads import MOST_BYTES
 
 NOISE = Image.fromarray(np.random.default_rng(2).integers(256, size=(90, 120, 3), dtype=np.uint8))
 
@@ -185,7 +186,22 @@ def test_a_script_in_a_picture_is_never_served(server, made, polyglot):
 
 
 def test_health(server, catalog):
-    assert server.get("/api/health").json() == {"status": "ok", "pictures": 62, "model": catalog.model.sha256[:12]}
+    health = {"status": "ok", "pictures": 62, "model": catalog.model.sha256[:12], "classes": 6, "held_out": True}
+    assert server.get("/api/health").json() == health
+    described = server.get("/api/openapi.json").json()["components"]["schemas"]["Health"]
+    assert described["properties"].keys() == health.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 200), ("/api/health", 200), ("/api/map", 200), ("/api/nothing", 404), ("/api/search", 405)],
+)
+def test_only_the_head_of_an_answer(server, path, status):
+    head, whole = server.head(path), server.get(path)
+    assert head.status_code == status
+    assert head.content == b"" != whole.content
+    assert head.headers.items() - {("date", head.headers["date"])} <= whole.headers.items()
+    assert HEADERS.items() <= dict(head.headers).items()
 
 
 @pytest.mark.parametrize("path", ["/api/similar/{}", "/api/thumbnail/{}", "/api/picture/{}", "/api/size/{}"])
@@ -324,8 +340,9 @@ def test_every_answer_has_the_headers_and_none_allows_another_site(server, photo
         server.post("/api/search"),
         server.post("/api/search?k=0", content=b"x"),
         server.options("/api/search", headers=preflight),
+        server.post("/api/search", content=b"x" * (MOST_BYTES + 1)),
     ]
-    assert [answer.status_code for answer in answers[-5:]] == [404, 421, 400, 422, 405]
+    assert [answer.status_code for answer in answers[-6:]] == [404, 421, 400, 422, 405, 413]
     for answer in answers:
         assert HEADERS.items() <= dict(answer.headers).items()
         assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -3,8 +3,11 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
+import httpx
 import pytest
 from support import wait_for
 
@@ -69,6 +72,47 @@ def test_another_model_is_taken_up_without_an_error(client_of, own, photos):
     assert (first["id"], first["distance"]) == (expected.id, pytest.approx(expected.distance, abs=1e-3))
     assert client.get(paths[1]).json()["threshold"] is None, "the other model does not know one"
     assert client.get("/api/map").json()["total"] == 62
+
+
+@pytest.mark.slow
+def test_a_server_goes_over_to_the_next_model_by_itself(serving, own, photos):
+    """Both are processes of their own, as a person has them; one upgrade is killed on its way."""
+    upload, ids = photos[0].read_bytes(), [id_of(str(photo)) for photo in photos[:2]]
+    command = [sys.executable, "-m", "nearkin", "index", "--upgrade", own / "other", "--catalog", own / "catalog"]
+    answers, enough = [], threading.Event()
+
+    def keep_asking(address):
+        with httpx.Client(base_url=address, timeout=60) as client:
+            while not enough.is_set():
+                for path in ("/api/health", "/api/map", f"/api/similar/{ids[0]}", f"/api/thumbnail/{ids[0]}"):
+                    answers.append(client.get(path))
+                answers.append(client.post("/api/search", content=upload))
+                answers.append(client.post(f"/api/why/{ids[0]}", params={"from": ids[1]}))
+
+    def model(client):
+        return client.get("/api/health").json()["model"]
+
+    with serving(own / "catalog") as served:
+        before = model(served.client)
+        asking = threading.Thread(target=keep_asking, args=(served.address,))
+        asking.start()
+        try:
+            killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_for(lambda: len(list((own / "catalog" / "models").iterdir())) == 2, seconds=60)
+            killed.kill()
+            killed.wait()
+            assert model(served.client) == before
+            subprocess.run(command, check=True, capture_output=True)
+            wait_for(lambda: model(served.client) != before)
+            told = served.client.post("/api/search", content=upload).json()
+            assert len(told["hits"]) == 24
+            assert told["threshold"] is None, "the other model does not know one"
+            asked = len(answers)
+            wait_for(lambda: len(answers) > asked + 12, seconds=60)
+        finally:
+            enough.set()
+            asking.join()
+    assert {answer.status_code for answer in answers} == {200}, {answer.text for answer in answers if answer.is_error}
 
 
 def test_a_catalogue_that_is_gone(client_of, own, refused, photos):

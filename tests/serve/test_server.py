@@ -6,7 +6,6 @@ import socket
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 from support import wait_for
 
@@ -25,16 +24,16 @@ def test_another_address_needs_a_token(nearkin, made, host):
     status, out, error = nearkin("serve", made / "catalog", "--host", host)
     assert (status, out) == (2, "")
     assert error.startswith("nearkin: --host ")
-    assert error.endswith(" lets others in: add --token SECRET, or listen on 127.0.0.1\n")
+    assert error.endswith(" lets others in: set NEARKIN_TOKEN or add --token SECRET, or listen on 127.0.0.1\n")
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--token", ""], "--token expects printable ASCII without spaces"),
-        (["--token", "a b"], "--token expects printable ASCII without spaces"),
-        (["--token", "é"], "--token expects printable ASCII without spaces"),
+        (["--token", ""], "a token (--token, NEARKIN_TOKEN) is printable ASCII without spaces"),
+        (["--token", "a b"], "a token (--token, NEARKIN_TOKEN) is printable ASCII without spaces"),
+        (["--token", "é"], "a token (--token, NEARKIN_TOKEN) is printable ASCII without spaces"),
         (["--port", "70000"], "cannot listen on 127.0.0.1:70000 (bind(): port must be 0-65535.)"),
         (["--port", "-1"], "cannot listen on 127.0.0.1:-1 (bind(): port must be 0-65535.)"),
         (["--port", "http"], "argument --port: invalid int value: 'http'"),
@@ -127,16 +126,39 @@ def test_a_second_ctrl_c_waits_for_nobody(serving, own):
             assert waiting.recv(2**16).startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.parametrize(
+    ("token", "options", "line"),
+    [
+        ("a b", ["--host", "192.0.2.1"], "a token (--token, NEARKIN_TOKEN) is printable ASCII without spaces"),
+        ("a b", ["--host", "192.0.2.1", "--token", "x"], "cannot listen on 192.0.2.1:8000"),
+        ("x", ["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
+        ("x", ["--host", "192.0.2.1", "--token", "a b"], "a token (--token, NEARKIN_TOKEN) is printable ASCII"),
+        ("", ["--host", "192.0.2.1"], "--host 192.0.2.1 lets others in: set NEARKIN_TOKEN or add --token SECRET"),
+    ],
+)
+def test_a_token_of_the_environment_counts_where_no_option_does(nearkin, made, monkeypatch, token, options, line):
+    monkeypatch.setenv("NEARKIN_TOKEN", token)
+    status, _, error = nearkin("serve", made / "catalog", *options)
+    assert status == 2
+    assert error.startswith(f"nearkin: {line}")
+
+
 def test_with_a_token_from_start_to_stop(serving, own, refused):
-    """The address that is printed lets a browser in, and Ctrl-C is how the server is meant to be stopped."""
-    with serving(own / "catalog", "--host", "0.0.0.0", "--token", 'a&b=c"d;+%41') as served:
+    """It is told to nobody, and Ctrl-C is how the server is meant to be stopped."""
+    token = 'a&b=c"d;+%41'
+    with serving(own / "catalog", "--host", "0.0.0.0", env={**os.environ, "NEARKIN_TOKEN": token}) as served:
         client = served.client
-        port = httpx.URL(served.address).port
+        port = client.base_url.port
         refused(client.get(f"http://127.0.0.2:{port}/api/map"), 401, "expected the token")
-        answer = client.get(served.address)
+        answer = client.get("/", params={"token": token})
         assert answer.status_code == 303
-        assert client.get(f"http://0.0.0.0:{port}/").status_code == 200
-        assert client.get(f"http://0.0.0.0:{port}/api/map").json()["total"] == 62
+        assert client.get("/").status_code == 200
+        assert client.get("/api/map").json()["total"] == 62
+        started = [served.process.pid, *descendants(served.process.pid)]
+        assert not [pid for pid in started if token.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert not [pid for pid in started[1:] if token.encode() in Path(f"/proc/{pid}/environ").read_bytes()]
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(timeout=20) == 0
-    assert served.log.read_text() == ""
+        told = served.process.stdout.read()
+    assert "?token=TOKEN" in told
+    assert token not in told + served.log.read_text()
