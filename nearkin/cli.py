@@ -2,14 +2,17 @@
 
 import argparse
 import errno
+import io
 import json
 import logging
 import os
+import select
 import shlex
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -66,14 +69,22 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     lines.setFormatter(Lines("%(message)s"))
     logging.basicConfig(handlers=[lines])
     logging.getLogger("nearkin").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every letter
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
             dispatch(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()
     except InputError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("interrupted", 1)
+    except BrokenPipeError:
+        if not nobody_reads(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes on exit
+        sys.exit(1)
     except OSError as error:
         if error.errno is None:
             raise
@@ -304,12 +315,13 @@ def search(arguments: list[str]) -> None:
     print(json.dumps(as_json(answer)) if options.json else as_text(answer, catalog.calibration))
 
 
-def crop(text: str) -> tuple[int, ...]:
+def crop(text: str) -> tuple[int, int, int, int]:
     """x, y, width and height in pixels."""
-    numbers = tuple(int(part) for part in text.split(","))
-    if len(numbers) != 4:
-        raise ValueError
-    return numbers
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected four whole numbers x,y,w,h, got {text!r}") from error
+    return x, y, width, height
 
 
 def serve(arguments: list[str]) -> None:
@@ -342,9 +354,11 @@ def label(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from nearkin import catalog
+    from nearkin.data.folder import count
 
     done = catalog.name(options.catalog, options.name, options.images, options.run)
-    print(f"{printable(options.name)}: {done}")
+    named = done.embedded + done.kept
+    print(f"{printable(options.name)}: {count(named, 'picture')} named, {done.embedded:,} of them new")
 
 
 def export(arguments: list[str]) -> None:
@@ -468,6 +482,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--data", help="folder, manifest, or name of a data set; the run's own unless given")
         self.add_argument("--data.root", dest="root", help="where the data set of that name lies")
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As argparse does it, but of an unknown option the nearest known one is named."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            hint = f"; {nearest(option, self._option_string_actions)}" if option.startswith("-") else ""
+            self.error(f"unknown argument {option}{hint}")
+        return options
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see nearkin {self.prog.split()[-1]} --help")
 
@@ -477,6 +502,13 @@ class Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
+
+
+def nobody_reads(stream: TextIO) -> bool:
+    """Whether a stream leads to a program that has read enough, as `head` has."""
+    pipe = select.poll()
+    pipe.register(stream, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 def fail(message: str, status: int) -> NoReturn:

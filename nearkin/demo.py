@@ -1,5 +1,6 @@
 """The demo: the ordinary path, on pictures that are made on the spot."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +61,9 @@ def search_in_demo(run: RunFolder) -> str:
         [
             f"catalogue: {where} ({done})",
             "",
-            f"nearkin search {where} {query} -k 6",
+            f"nearkin search {shlex.quote(str(where))} {shlex.quote(str(query))} -k 6",
             as_text(answer, catalog.calibration),
             "",
-            f"look through it: nearkin serve {where}",
+            f"look through it: nearkin serve {shlex.quote(str(where))}",
         ]
     )

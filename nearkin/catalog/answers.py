@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from nearkin.calibration import Calibration
 from nearkin.catalog.catalog import Answer
 from nearkin.data.folder import count
@@ -34,13 +36,18 @@ def as_text(answer: Answer, calibration: Calibration | None) -> str:
     paths = [Path(hit.path) for hit in answer.hits]
     shown = [str(path.relative_to(here)) if path.is_relative_to(here) else str(path) for path in paths]
     labels = [printable(hit.label or "") for hit in answer.hits]
-    width = max(map(len, labels))
+    width = max(map(cell_len, labels))
     lines = [
-        f"{place:3d}  {hit.distance:7.4f}  {ITSELF if hit.itself else MARKS[hit.match]:8s}  {label:{width}s}  "
+        f"{place:3d}  {hit.distance:7.4f}  {ITSELF if hit.itself else MARKS[hit.match]:8s}  {wide(label, width)}  "
         f"{printable(path)}"
         for place, (hit, label, path) in enumerate(zip(answer.hits, labels, shown, strict=True), start=1)
     ]
     return "\n".join([*lines, "", verdict(answer), certainty(answer, calibration)])
+
+
+def wide(text: str, cells: int) -> str:
+    """Text as wide as so many letters: on a terminal a Chinese one is as wide as two."""
+    return text + " " * (cells - cell_len(text))
 
 
 def verdict(answer: Answer) -> str:

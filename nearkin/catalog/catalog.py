@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -179,10 +180,11 @@ class Catalog:
             raise InputError(f"the false-match rate is a share between 0 and 1, got {false_matches}")
         if label is not None:
             check_unicode("a label", label)
+        pictures = self.table.count(label)
         threshold = None
         if self.calibration is not None:
-            threshold = self.calibration.threshold(false_matches, self.table.count(label))
-        found = self.table.nearest(vector[None], k if but is None else k + 1, label)[0]
+            threshold = self.calibration.threshold(false_matches, pictures)
+        found = self.table.nearest(vector[None], min(k + (but is not None), max(pictures, 1)), label)[0]
         others = [(record, distance) for record, distance in found if record.id != but]
         hits = [
             Hit(
@@ -252,7 +254,7 @@ def existing(store: Store) -> dict[str, Any]:
     if description is None:
         raise InputError(
             f"expected a catalogue, but {store.where} holds none; make one: nearkin index RUN PHOTOS --catalog "
-            f"{store.where}"
+            f"{shlex.quote(store.where)}"
         )
     return description
 
@@ -293,7 +295,7 @@ def check_model(store: Store, description: dict[str, Any], model: Model) -> None
         raise InputError(
             f"{store.where} was made with the model {own[:12]}, and this is {model.sha256[:12]}; use the run it was "
             "made with, or bring the catalogue to this one: nearkin index --upgrade RUN --catalog "
-            f"{store.where}"
+            f"{shlex.quote(store.where)}"
         )
 
 

@@ -146,9 +146,11 @@ def hold_out(training: Indices, validation: float, seed: int, fold: int = 0) -> 
     start, stop = round(fold * validation * len(training)), round((fold + 1) * validation * len(training))
     number = stop - start
     if validation and (number < 2 or len(training) - number < 2):
+        two = 2 / len(training)
+        choose = f"choose between {two:.2f} and {1 - two:.2f}, or " if two <= 0.5 else ""
         raise InputError(
             f"data.validation {validation} holds out {number} of {len(training)} training classes, and both parts "
-            "need at least 2; choose another fraction or add classes"
+            f"need at least 2; {choose}add classes"
         )
     order = training[np.random.default_rng(seed).permutation(len(training))]
     return np.sort(np.delete(order, slice(start, stop))), np.sort(order[start:stop])

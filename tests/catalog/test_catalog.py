@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 from support import write_pictures
 
 import nearkin as nk
@@ -402,6 +403,45 @@ def test_what_people_get(catalog, nearkin, photos, where, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("k", [31, 10**5, 10**30])
+def test_more_hits_than_pictures_are_all_pictures(catalog, nearkin, photos, where, k):
+    query = pictures(photos)[0]
+    assert len(searched(nearkin, where, query, "-k", k)["hits"]) == 30
+    assert len(searched(nearkin, where, query, "-k", k, "--label", "class-02")["hits"]) == 6
+    assert len(catalog.nearest(catalog.embed(query), k, but=catalog.search(query)[0].id)) == 29
+
+
+def test_columns_are_straight_whatever_the_letters(nearkin, index, photos, where):
+    """A letter of Chinese is as wide as two of Latin."""
+    (photos / "class-00").rename(photos / "日本の旗")
+    index()
+    lines = nearkin("search", where, photos / "日本の旗" / "00.png", "-k", 30)[1].splitlines()[:30]
+    assert {"日本の旗" in line for line in lines} == {True, False}
+    assert len({cell_len(line.partition("/")[0]) for line in lines}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hits", [1, 3000])
+def test_who_reads_no_further_is_no_error(run, where, make_folder, hits):
+    photos = make_folder([hits], side=8, name="many")
+    command = [sys.executable, "-m", "nearkin"]
+    subprocess.run([*command, "index", run, photos, "--catalog", where], check=True)
+    search = [*command, "search", where, photos / "class-00" / "00.png", "-k", str(hits)]
+    process = subprocess.Popen(search, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait(240) == 1
+    assert process.stderr.read() == ""
+
+
+def test_a_terminal_without_some_letters_shows_their_numbers(nearkin, index, photos, where, monkeypatch):
+    (photos / "class-00").rename(photos / "Ω")
+    index()
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert nearkin("search", where, photos / "Ω" / "00.png")[0] == 0
+    assert rb"\u03a9" in written.getvalue()
+
+
 def test_a_stranger_has_no_match_and_no_names(catalog, nearkin, where, tmp_path):
     stranger = tmp_path / "stranger.png"
     Image.fromarray(np.tile(np.array([[[255, 0, 0]], [[0, 0, 255]]], np.uint8), (16, 32, 1))).save(stranger)
@@ -487,7 +527,7 @@ def test_pictures_are_named_by_example(nearkin, catalog, photos, where, tmp_path
     new = write_pictures(tmp_path / "new", [0, 2], 32) / "class-01"
     named = [photos / "class-00" / "00.png", *sorted(new.iterdir())]
     status, out, _ = nearkin("label", where, 'it\'s "Ω"', *named)
-    assert (status, out) == (0, 'it\'s "Ω": 2 pictures embedded, 1 as they were\n')
+    assert (status, out) == (0, 'it\'s "Ω": 3 pictures named, 2 of them new\n')
     assert embedded() == 2
     found = records(where)
     assert {path for path, record in found.items() if record.label == 'it\'s "Ω"'} == set(map(str, named))
@@ -990,11 +1030,13 @@ def test_a_catalogue_that_cannot_be_written_to_can_be_searched(nearkin, run, pho
         (("search", "CATALOG", "EMPTY"), "directory"),
         (("search", "CATALOG", "PHOTO", "-k", "0"), "at least 1 hit, got k=0"),
         (("search", "CATALOG", "PHOTO", "-k", "ten"), "'ten'"),
-        (("search", "CATALOG", "PHOTO", "--jsn"), "--jsn"),
+        (("search", "CATALOG", "PHOTO", "--jsn"), "unknown argument --jsn; did you mean --json?; see"),
+        (("search", "CATALOG", "PHOTO", "--lable=x"), "unknown argument --lable; did you mean --label?; see"),
+        (("index", "RUN", "PHOTOS", "PHOTOS", "--catalog", "C"), "unknown argument /"),
         (("search", "CATALOG", "PHOTO", "--false-matches", "0"), "between 0 and 1, got 0"),
         (("search", "CATALOG", "PHOTO", "--false-matches", "1"), "between 0 and 1, got 1"),
         (("search", "CATALOG", "PHOTO", "--false-matches", "nan"), "between 0 and 1, got nan"),
-        (("search", "CATALOG", "PHOTO", "--crop", "0,0,4"), "'0,0,4'"),
+        (("search", "CATALOG", "PHOTO", "--crop", "0,0,4"), "expected four whole numbers x,y,w,h, got '0,0,4'"),
         (("search", "CATALOG", "PHOTO", "--crop", "a,b,c,d"), "'a,b,c,d'"),
         (("search", "CATALOG", "PHOTO", "--crop", "0,0,0,4"), "inside the picture of 32 x 32 pixels, got 0,0,0,4"),
         (("search", "CATALOG", "PHOTO", "--crop", "30,0,3,3"), "inside the picture of 32 x 32 pixels, got 30,0,3,3"),

@@ -75,7 +75,7 @@ def test_the_commands(nearkin, index, run, make_run, photos, where, tmp_path):
     agree()
     (photos / "class-00" / "00.png").rename(photos / "class-00" / "new.png")
     for place in (where, folder):
-        assert nearkin("label", place, "mine", query)[1] == "mine: 0 pictures embedded, 1 as they were\n"
+        assert nearkin("label", place, "mine", query)[1] == "mine: 1 picture named, 0 of them new\n"
         assert nearkin("index", run, photos, "--catalog", place, "--prune")[1].startswith("0 pictures embedded, 30 as")
         assert nearkin("index", "--upgrade", other, "--catalog", place)[1].startswith("30 pictures embedded, 0 as")
     agree()
