@@ -128,7 +128,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: 
         where: Place of the catalogue: a folder, or `http://HOST:19530`.
         run: Folder of the run whose model embeds them.
         photos: The folder. The sub-folder of a picture is its label.
-        prune: Take out pictures from below this folder that are gone.
+        prune: Take out pictures that are gone, from below this folder or to it.
         ray: Address of the Ray cluster that embeds them, as in `on_ray.look_on_ray`; this process does, unless given.
 
     Raises:
@@ -166,8 +166,7 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: 
         embedded, kept, unread = fill(table, looking(model, run, ray, jobs, known, moved), len(jobs))
         if len(unread) == len(jobs):
             raise no_picture(photos, list(unread.values()))
-        below = f"{photos}{os.sep}"
-        gone = [each for each in known.values() if each.path.startswith(below) and each.id not in present]
+        gone = once(lambda: left_behind(table, known, present, photos))
         if rank() == 0:
             if prune:
                 table.remove([each.id for each in gone])
@@ -289,6 +288,18 @@ def jobs_below(photos: Path) -> list[Job]:
         raise InputError(f"expected a folder of pictures, but {photos} holds no picture; name another")
     parts = [(path, path.relative_to(photos).parts) for path in files]
     return [Job(path, part[0] if len(part) > 1 else None) for path, part in parts]
+
+
+def left_behind(table: Table, known: dict[str, Record], present: set[str], photos: Path) -> list[Record]:
+    """Rows of pictures that are gone: from below a folder, or from elsewhere if they are in it now."""
+    contents = {record.sha256 for record in table.records() if record.id in present}
+    below = f"{photos}{os.sep}"
+    return [
+        each
+        for each in known.values()
+        if each.id not in present
+        and (each.path.startswith(below) or (each.sha256 in contents and not os.path.lexists(each.path)))
+    ]
 
 
 def check_readable(photos: Path, jobs: Sequence[Job], preprocessing: Preprocessing) -> None:

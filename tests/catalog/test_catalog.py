@@ -228,6 +228,29 @@ def test_a_picture_that_moved_is_not_embedded_again(nearkin, index, photos, wher
     assert searched(nearkin, where, photos / "loose.png", "-k", 1)["hits"][0]["path"] == str(photos / "loose.png")
 
 
+def test_a_whole_folder_that_moved_is_there_once(nearkin, run, photos, where, tmp_path, embedded):
+    copies, others = shutil.copytree(photos / "class-01", tmp_path / "copies"), tmp_path / "others"
+    write_pictures(others, [2], 31)
+    for folder in (photos, copies, others):
+        assert nearkin("index", run, folder, "--catalog", where)[0] == 0
+    unmounted = pictures(others)
+    shutil.rmtree(others)
+    assert nearkin("label", where, "mine", photos / "class-01" / "00.png")[0] == 0
+    embedded()
+    moved = photos.rename(tmp_path / "moved")
+    status, out, _ = nearkin("index", run, moved, "--catalog", where)
+    assert (status, out.splitlines()[0]) == (
+        0,
+        "0 pictures embedded, 30 as they were, 30 gone, but still in the catalogue (--prune takes them out)",
+    )
+    status, out, _ = nearkin("index", run, moved, "--catalog", where, "--prune")
+    assert (status, out.splitlines()[0]) == (0, "0 pictures embedded, 30 as they were, 30 that are gone removed")
+    assert embedded() == 0
+    found = records(where)
+    assert set(found) == set(map(str, [*pictures(moved), *pictures(copies), *unmounted]))
+    assert found[str(moved / "class-01" / "00.png")].label == "mine"
+
+
 @pytest.mark.parametrize("command", ["index", "label"])
 def test_pictures_that_change_places_keep_their_embeddings_apart(nearkin, index, photos, where, monkeypatch, command):
     """However many are written at once: an embedding is taken only from a row that stays as it is."""
