@@ -7,6 +7,7 @@ pytest.importorskip("selenium", reason="selenium is not installed")
 
 from search_page import PICTURES, first, hits, ids, settled, text, upload
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -277,3 +278,28 @@ def test_every_picture_is_loaded(opened, folder):
     opened.execute_script("document.querySelectorAll('#hits img').forEach(i => i.loading = 'eager')")
     loaded = "return [...document.querySelectorAll('#hits img')].every(i => i.alt && i.complete && i.naturalWidth)"
     wait_for(lambda: opened.execute_script(loaded))
+
+
+def scrolled(browser):
+    return browser.execute_script("return scrollY")
+
+
+def test_the_map_does_not_hold_up_who_scrolls_past_it(opened):
+    """While all of the map shows, a wheel and a finger scroll the page; a part of it they zoom and move."""
+    resize(opened, 400)
+    canvas = opened.find_element(By.ID, "map")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'end'})", canvas)
+    zoom = lambda: float(canvas.get_dom_attribute("data-zoom"))  # noqa: E731
+    fingers = lambda: opened.execute_script("return getComputedStyle(arguments[0]).touchAction", canvas)  # noqa: E731
+    start = scrolled(opened)
+    wheel = ScrollOrigin.from_element(canvas)
+    ActionChains(opened).scroll_from_origin(wheel, 0, 20).perform()
+    wait_for(lambda: scrolled(opened) > start)
+    assert (zoom(), fingers()) == (1, "pan-y")
+    ActionChains(opened).scroll_from_origin(wheel, 0, -200).perform()
+    wait_for(lambda: zoom() > 1)
+    assert fingers() == "none"
+    start = scrolled(opened)
+    ActionChains(opened).scroll_from_origin(wheel, 0, 20).perform()
+    wait_for(lambda: zoom() < 1.43)
+    assert scrolled(opened) == start

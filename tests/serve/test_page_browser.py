@@ -197,21 +197,26 @@ def test_the_same_file_can_be_chosen_again(opened, folder):
 
 
 def delay_first(browser, path):
-    """The first request to a path leaves a second late, as on a bad line."""
+    """The first request to a path leaves three seconds late; `window.late` once its answer has been there."""
     browser.execute_script(
-        """const [path] = arguments, send = window.fetch;
-        let waiting = true;
-        window.late = 0;
+        """const [path] = arguments, send = window.fetch, wait = (ms) => new Promise((go) => setTimeout(go, ms));
+        let first = true;
         window.fetch = async (address, options) => {
-            if (waiting && String(address).includes(path)) {
-                waiting = false;
-                await new Promise((go) => setTimeout(go, 1000));
-                setTimeout(() => { window.late += 1; }, 1000);
+            if (!first || !String(address).includes(path)) return send(address, options);
+            first = false;
+            await wait(3000);
+            try {
+                return await send(address, options);
+            } finally {
+                wait(500).then(() => { window.late = true; });
             }
-            return send(address, options);
         };""",
         path,
     )
+
+
+def late(browser):
+    return browser.execute_script("return window.late")
 
 
 def test_of_two_reasons_the_one_asked_last_is_shown(opened, folder):
@@ -219,14 +224,14 @@ def test_of_two_reasons_the_one_asked_last_is_shown(opened, folder):
     delay_first(opened, "/api/why/")
     dialog = opened.find_element(By.ID, "why")
     hits(opened)[1].find_element(By.CSS_SELECTOR, ".foot button").click()
-    wait_for(dialog.is_displayed)
+    wait_for(lambda: opened.execute_script("return document.getElementById('why-hit').naturalWidth"))
     opened.find_element(By.ID, "why-close").click()
     second = hits(opened)[2]
     second.find_element(By.CSS_SELECTOR, ".foot button").click()
     wait_for(lambda: dialog.get_dom_attribute("data-ready") == second.get_dom_attribute("data-id"))
     seen = text(opened, "why-state")
     assert seen.startswith("Warmest: the ")
-    wait_for(lambda: opened.execute_script("return window.late"))
+    wait_for(lambda: late(opened), 60)
     assert dialog.get_dom_attribute("data-ready") == second.get_dom_attribute("data-id")
     assert text(opened, "why-state") == seen
 
@@ -236,7 +241,7 @@ def test_of_two_searches_the_one_asked_last_is_shown(opened, folder):
     opened.find_element(By.ID, "file").send_keys(str(folder / "class-01" / "00.png"))
     opened.find_element(By.ID, "file").send_keys(str(folder / "class-02" / "00.png"))
     wait_for(lambda: first(opened) == "class-02/00.png")
-    wait_for(lambda: opened.execute_script("return window.late"))
+    wait_for(lambda: late(opened), 60)
     assert first(opened) == "class-02/00.png"
     assert settled(opened)
 
@@ -246,7 +251,7 @@ def test_clearing_while_a_search_is_under_way(opened, folder):
     opened.find_element(By.ID, "file").send_keys(str(folder / "class-01" / "00.png"))
     wait_for(opened.find_element(By.ID, "clear").is_displayed)
     opened.find_element(By.ID, "clear").click()
-    wait_for(lambda: opened.execute_script("return window.late"))
+    wait_for(lambda: late(opened), 60)
     assert text(opened, "heading") == "In the catalogue"
     assert settled(opened)
 

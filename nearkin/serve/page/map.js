@@ -29,6 +29,7 @@ export class PictureMap {
     Object.assign(this, { canvas: byId("map"), over: byId("map-over"), tooltip: byId("tooltip"), said: byId("map-said") });
     this.points = new Points(this.canvas);
     this.listen();
+    this.touch();
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     darkMode.addEventListener("change", () => { this.points.color(); this.invalidate(); });
   }
