@@ -91,10 +91,10 @@ class Decoders:
 
     def close(self) -> None:
         """End those that are idle; the others end with this process."""
-        while not self.idle.empty():
-            decoder = self.idle.get_nowait()
+        for decoder in [self.idle.get() for _ in range(self.idle.qsize())]:
             if decoder is not None:
                 decoder.end()
+            self.idle.put(None)
 
     def _run(self, task: Callable[..., T], *arguments: object, pixels: int) -> T:
         with self.large if pixels > LARGE else nullcontext():

@@ -54,8 +54,8 @@ class Live:
     def __init__(self, where: str, run: Path | None = None) -> None:
         self.where, self.run = where, run
         self.lock = Lock()
+        context = forking("nearkin.serve.decoding")  # which takes its time, while the catalogue is opened
         self.catalog = Catalog.open(where, run)
-        context = forking("nearkin.serve.decoding")
         self.decoders, self.maps = Decoders(context), Maps(context)
         self.packing = Lock()
         self.packed: tuple[Layout, str, bytes] | None = None

@@ -128,6 +128,15 @@ def test_a_decoder_that_breaks_takes_nothing_with_it(context):
     decoders.close()
 
 
+def test_whoever_comes_after_the_end_does_not_wait_for_ever(context):
+    decoders = Decoders(context)
+    for _ in range(2):
+        decoders.look(JPEG)
+        ended = decoders.idle.queue[-1].process
+        decoders.close()
+        assert ended.exitcode == 0
+
+
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}, {"save_all": True}])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (120, 90)])
