@@ -29,6 +29,17 @@ def encoded(image, kind, **options):
     return file.getvalue()
 
 
+def outcome(refusal, function, *arguments, **options):
+    """What a function returns, and the line that it refuses its arguments with: one of the two is None."""
+    try:
+        return function(*arguments, **options), None
+    except refusal as error:
+        line = str(error)
+    assert line
+    assert "\n" not in line
+    return None, line
+
+
 def resize(browser, width, height=900):
     # A window cannot be made as narrow as a phone; its view can.
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}

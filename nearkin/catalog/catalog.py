@@ -14,7 +14,7 @@ import numpy as np
 
 from nearkin.calibration import Calibration
 from nearkin.catalog.store import Store, Table, Vectors, open_store
-from nearkin.data.images import Picture, Source, read_image, unreadable
+from nearkin.data.images import Picture, Source, open_picture, read_image, unreadable
 from nearkin.embed import WEIGHTS, Model, load
 from nearkin.errors import InputError, check_unicode
 
@@ -223,7 +223,7 @@ def in_memory(image: Source) -> Source:
         return image
     path = os.fspath(image)
     try:
-        with open(path, "rb") as file:
+        with open_picture(path, pipe=True) as file:
             content = io.BytesIO(file.read())
     except OSError as error:
         raise unreadable(path, error) from error

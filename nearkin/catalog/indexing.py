@@ -24,10 +24,10 @@ from nearkin.catalog.catalog import FORMAT, check_model, described, existing, mo
 from nearkin.catalog.store import Entry, Record, Store, Table, id_of, open_store
 from nearkin.data import prefetch
 from nearkin.data.folder import count, files_below, names
-from nearkin.data.images import Picture, UnreadableImage, read_image, to_square, unreadable
+from nearkin.data.images import Picture, UnreadableImage, open_picture, read_image, refusal, to_square, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.embed import Model, load
-from nearkin.errors import InputError, check_unicode, printable
+from nearkin.errors import InputError, check_unicode
 from nearkin.processes import collect, once, rank, world_size
 from nearkin.progress import Bar
 
@@ -424,12 +424,12 @@ def prepare(
     here = known.get(id_of(path))
     try:
         path.encode()
-        with open(path, "rb") as file:
+        with open_picture(path) as file:
             stat = os.fstat(file.fileno())  # before the content: a change in between shows the next time
             stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
             data = None if here is not None and here.stamp == stamp else file.read()
     except UnicodeEncodeError:
-        return UnreadableImage(f"{printable(path)}: its name is not UTF-8; rename it")
+        return refusal(path, "its name is not UTF-8; rename it")
     except OSError as error:
         return unreadable(path, error)
     sha256 = here.sha256 if here is not None and data is None else hashlib.sha256(data or b"").hexdigest()

@@ -35,7 +35,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from nearkin.data.images import Picture, UnreadableImage, unreadable
+from nearkin.data.images import Picture, UnreadableImage, open_picture, refusal, unreadable
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.errors import InputError
 from nearkin.files import locked, write_file
@@ -108,7 +108,7 @@ class Index:
         entry = self.files.get(key(path))
         if entry is None or entry[:3] != now:
             return None
-        return entry.row if isinstance(entry.row, int) else UnreadableImage(f"{path}: {entry.row}")
+        return entry.row if isinstance(entry.row, int) else refusal(path, entry.row)
 
 
 class Content(io.BytesIO):
@@ -205,7 +205,7 @@ class Cache:
         if found is not None:
             return found
         try:
-            with open(path, "rb") as file:
+            with open_picture(path) as file:
                 now = state(os.fstat(file.fileno()))  # before the content: a change in between shows the next time
                 content = Content(file.read())
         except OSError as error:
@@ -222,7 +222,7 @@ class Cache:
     def add(self, read: Read, index: Index, file: BinaryIO) -> UnreadableImage | None:
         """Note a file that was read, and write its row if it is a new one; the answer is why it can have none."""
         if isinstance(read.picture, UnreadableImage):
-            reason = str(read.picture).removeprefix(f"{read.path}: ")
+            reason = str(read.picture).removeprefix(str(refusal(read.path, "")))
             index.files[key(read.path)] = Entry(*read.state, reason)
             return read.picture
         new = read.sha256 not in index.rows  # as yet: copies of one file may be decoded side by side

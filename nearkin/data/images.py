@@ -9,8 +9,10 @@ nothing else by which a cache would know.
 Shape key: H, W = height and width of a picture.
 """
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Callable
 from typing import IO, Any, Literal, get_args
 
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
+from nearkin.errors import printable
+
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 Fit = Literal["squash", "crop", "pad"]
 
@@ -30,6 +34,9 @@ Picture = NDArray[np.uint8]
 
 # 1 GB once decoded: room for a 200-megapixel phone photo, not for a decompression bomb.
 MAX_PIXELS = 250_000_000
+
+# Of a file, which is read as a whole: among the pictures there may be a film.
+MAX_BYTES = 2**30
 
 # Pillow decodes these in-process; others start Ghostscript or are hardly ever tested on hostile files.
 # MPO, the JPEG of two-lens cameras, opens as JPEG.
@@ -53,9 +60,40 @@ class UnreadableImage(ValueError):  # noqa: N818
     """A picture that cannot be used; the message is one line: its name, then the reason."""
 
 
+def refusal(name: str | os.PathLike[str], reason: str) -> UnreadableImage:
+    """The error of a picture of this name, which may have any characters in it."""
+    return UnreadableImage(printable(f"{os.fsdecode(name)}: {reason}"))
+
+
 def unreadable(path: str | os.PathLike[str], error: OSError) -> UnreadableImage:
     """What a file that is gone, or not ours to read, is among many pictures."""
-    return UnreadableImage(f"{path}: {error.strerror or error}")
+    return refusal(path, error.strerror or str(error))
+
+
+def open_picture(path: str | os.PathLike[str], pipe: bool = False) -> IO[bytes]:
+    """Open a file that will be read as a whole.
+
+    Args:
+        path: The file.
+        pipe: Take a pipe as well, and wait for who writes to it.
+
+    Raises:
+        OSError: It cannot be opened, is larger than MAX_BYTES, or a pipe or a device, which may never end.
+    """
+
+    def opener(path: str, flags: int) -> int:
+        file = os.open(path, flags if pipe else flags | os.O_NONBLOCK)  # which opens a pipe that nobody writes to
+        about = os.fstat(file)
+        if about.st_size > MAX_BYTES:
+            code, reason = errno.EFBIG, f"{about.st_size / 2**30:.1f} GB, the limit of a file is 1 GB"
+        elif pipe or stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):  # folders Python refuses itself
+            return file
+        else:
+            code, reason = errno.EINVAL, "no file, but a pipe or a device"
+        os.close(file)
+        raise OSError(code, reason, os.fspath(path))
+
+    return open(path, "rb", opener=opener)
 
 
 def read_image(source: Source, at_least: int | None = None) -> Picture:
@@ -72,7 +110,7 @@ def read_image(source: Source, at_least: int | None = None) -> Picture:
 
     Raises:
         UnreadableImage: Empty, truncated, damaged, no picture, or more than MAX_PIXELS.
-        OSError: The file cannot be opened, such as FileNotFoundError.
+        OSError: The file cannot be opened, such as FileNotFoundError, or as in `open_picture`.
         ValueError: An array of another type or shape; at_least below 1.
     """
     if at_least is not None and at_least < 1:
@@ -84,7 +122,7 @@ def read_image(source: Source, at_least: int | None = None) -> Picture:
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "image", at_least)
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
+        with open_picture(source) as file:
             return _read(file, os.fspath(source), at_least)
     if hasattr(source, "read"):
         return _read(io.BytesIO(source.read()), str(getattr(source, "name", "image")), at_least)
@@ -100,7 +138,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """
     image = _open(io.BytesIO(data), "image")
     width, height = image.size
-    return (height, width) if _orientation(image) > 4 else (width, height)
+    return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
 
 
 def to_square(picture: Picture, size: int, fit: Fit = "squash") -> Picture:
@@ -193,7 +231,7 @@ def _may_be_turned(data: bytes) -> bool:
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         limit = f"{MAX_PIXELS // 10**6} megapixels"
-        raise UnreadableImage(f"{name}: {width} x {height} pixels, the limit is {limit}")
+        raise refusal(name, f"{width} x {height} pixels, the limit is {limit}")
 
 
 def _open(file: IO[bytes], name: str) -> ImageFile:
@@ -203,15 +241,15 @@ def _open(file: IO[bytes], name: str) -> ImageFile:
     """
     prefix = file.read(16)
     if not prefix:
-        raise UnreadableImage(f"{name}: empty file")
+        raise refusal(name, "empty file")
     file.seek(0)
     for factory, accept in (Image.OPEN[key] for key in FORMATS if key in Image.OPEN):
         if accept is not None and accept(prefix) is True:
             try:
                 return factory(file, "")
             except Exception as error:
-                raise UnreadableImage(f"{name}: {_reason(error)}") from error
-    raise UnreadableImage(f"{name}: not a picture ({', '.join(FORMATS)})")
+                raise refusal(name, _reason(error)) from error
+    raise refusal(name, f"not a picture ({', '.join(FORMATS)})")
 
 
 def _decode(image: Image.Image, name: str) -> Picture:
@@ -220,7 +258,7 @@ def _decode(image: Image.Image, name: str) -> Picture:
         image.load()
         return np.array(_to_rgb(image))
     except Exception as error:
-        raise UnreadableImage(f"{name}: {_reason(error)}") from error
+        raise refusal(name, _reason(error)) from error
 
 
 def _upright(picture: Picture, image: Image.Image) -> Picture:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import FLOATS, USUAL, examples, labels, layouts, matrices
+from support import outcome
 from test_angular import reference as angular
 from test_angular_hinge import reference as angular_hinge
 from test_contrastive import reference as contrastive
@@ -115,13 +116,8 @@ def compute(loss, *arguments):
 
 def refused(loss, *arguments):
     """The line that a loss refuses arguments with; None if it takes them."""
-    try:
-        compute(loss, *arguments)
-        return None
-    except ValueError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert ", got " in line
+    _, line = outcome(ValueError, compute, loss, *arguments)
+    assert line is None or ", got " in line
     return line
 
 
