@@ -85,7 +85,7 @@ def resolve(key: str, name: str) -> str:
         return f"{CLASSES[kind]}.{name}"
     try:
         found = locate(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything
         raise InputError(f"{key}: {name} cannot be imported ({error})") from error
     if not (inspect.isclass(found) and suits(kind, found)):
         raise InputError(f"{key}: {name} is no class that can be used as one; {CLASSES[kind]} holds those that can")

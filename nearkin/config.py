@@ -252,7 +252,7 @@ def read_yaml(file: Path) -> Tree:
         raise InputError(f"expected a configuration in YAML, but there is no file {file}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} should hold keys and values, holds {type(content).__name__}")
@@ -290,7 +290,7 @@ def as_list(key: str, value: Any) -> Any:
     """The list that a name, or a list or null written as YAML, stands for."""
     try:
         content = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{key}: {value!r} is not YAML; expected a name, [a, list, of, names] or null") from error
     return [content] if isinstance(content, str) else content
 

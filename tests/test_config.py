@@ -195,6 +195,8 @@ CONTRASTIVE = (*MEMORY, "--loss.loss", "ContrastiveLoss")
         (["--optimizer", "Adma"], "did you mean Adam"),
         (["--schedule.gamma", "1"], "schedule.gamma needs a class to belong to"),
         (["--loss", "no.such.Loss"], "loss: no.such.Loss cannot be imported"),
+        (["--loss", "..Loss"], r"loss: \.\.Loss cannot be imported"),
+        (["--levels", "[" * 2000], "levels: .* is not YAML"),
         (["--steps", "many"], "^steps expects a whole number, got many$"),
         (["--loss.alpha", "wide"], "^loss.alpha expects a number, got wide$"),
         (["--sampler.classes", "[1]"], r"^sampler.classes expects a whole number or null, got \[1\]$"),
@@ -237,6 +239,9 @@ def test_mistakes_are_named_with_the_nearest_that_exists(arguments, message):
     ("content", "message"),
     [
         (b"steps: [1", "is not YAML"),
+        (b"steps: " + b"[" * 2000, r"is not YAML: maximum recursion depth exceeded"),
+        (b"levels: &a [*a]", "levels expects text or null, got"),
+        (b"steps: !!python/object/apply:os.getcwd []", "is not YAML: could not determine a constructor for the tag"),
         (b"just text", "should hold keys and values, holds str"),
         (b"", "should hold keys and values, holds NoneType"),
         (b"\xff\xfe\x00", "cannot be read as YAML"),
@@ -256,6 +261,13 @@ def test_mistakes_in_a_file(tmp_path, content, message):
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(str(tmp_path / "c.yaml"))
+
+
+def test_a_module_that_fails_as_it_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "failing_losses.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^loss: failing_losses.Loss cannot be imported \(division by zero\)$"):
+        read("--loss", "failing_losses.Loss")
 
 
 def test_no_pictures_is_an_error():

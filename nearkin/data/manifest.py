@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nearkin.data.folder import ClassSplit, ImageList
-from nearkin.errors import InputError
+from nearkin.errors import InputError, printable
 
 SUFFIXES = (".csv", ".parquet")
 SPLITS = ("train", "validation", "test")
@@ -41,13 +41,15 @@ def read_manifest(file: Path) -> tuple[ImageList, ClassSplit | None]:
     split_of: dict[str, tuple[str, str]] = {}  # class -> its split, and where that was said
     for where, row in read_csv(file) if file.suffix.lower() == ".csv" else read_parquet(file):
         here = f"{file}, {where}"
-        path = file.parent / text(row["path"], f"{here}: path")
-        label = text(row["label"], f"{here}: label")
+        picture, label = (text(row[each], f"{here}: {each}") for each in ("path", "label"))
+        path = file.parent / picture
         if not os.path.isfile(path):  # Path.is_file raises where a name is too long
-            raise InputError(f"{here}: there is no file {path}; paths are absolute or relative to {file.parent}")
+            raise InputError(
+                f"{here}: there is no file {printable(str(path))}; paths are absolute or relative to {file.parent}"
+            )
         before = listed.setdefault(os.path.normpath(path), where)
         if before != where:
-            raise InputError(f"{here}: {row['path']} is already in {before}; list every picture once")
+            raise InputError(f"{here}: {printable(picture)} is already in {before}; list every picture once")
         paths.append(path)
         labels.append(label)
         if "split" in row:
@@ -57,13 +59,14 @@ def read_manifest(file: Path) -> tuple[ImageList, ClassSplit | None]:
             first, there = split_of.setdefault(label, (split, where))
             if first != split:
                 raise InputError(
-                    f"{here}: class {label} is in {split} here and in {first} in {there}; put it into one split only, "
-                    "or scores would not be for unseen classes"
+                    f"{here}: class {printable(label)} is in {split} here and in {first} in {there}; put it into one "
+                    "split only, or scores would not be for unseen classes"
                 )
     if not paths:
         raise InputError(f"{file}: expected a row for every picture, found none below the header")
-    classes, ids = np.unique(labels, return_inverse=True)
-    images = ImageList(paths, ids.astype(np.int64), classes.tolist())
+    classes = sorted(set(labels))  # NumPy would cut zeros off their ends
+    number = {name: i for i, name in enumerate(classes)}
+    images = ImageList(paths, np.array([number[label] for label in labels], dtype=np.int64), classes)
     if not split_of:
         return images, None
     parts = np.array([split_of[name][0] for name in images.classes])
@@ -118,7 +121,7 @@ def read_parquet(file: Path) -> Iterator[Row]:
                     except UnicodeDecodeError as error:
                         raise InputError(f"{file}, row {number}: not UTF-8 ({error.reason})") from error
                     yield f"row {number}", row
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         raise InputError(f"{file} is not a Parquet file, or a damaged one ({' '.join(str(error).split())})") from error
 
 

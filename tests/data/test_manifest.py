@@ -110,6 +110,34 @@ def test_labels_of_a_parquet_file_that_are_no_names(write, tmp_path, label, mess
         read_manifest(tmp_path / "list.parquet")
 
 
+def test_a_column_whose_name_is_not_utf8(write):
+    whole = write(ROWS, "parquet").read_bytes()
+    with pytest.raises(InputError, match=r"is not a Parquet file, or a damaged one .*utf-8"):
+        read_manifest(write(whole.replace(b"label", b"la\xffel"), "parquet"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_labels_that_differ_by_a_zero_at_their_end_are_two(write, kind):
+    rows = [("a/1.jpg", "a\0", "test"), ("b/1.jpg", "a", "train"), ("b/2.jpg", "\0", "test")]
+    images, split = read_manifest(write([("path", "label", "split"), *rows], kind))
+    assert images.classes == ["\0", "a", "a\0"]
+    assert images.labels.tolist() == [2, 1, 0]
+    assert split.test.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ([("a\n1.jpg", "a", "test")], r"there is no file .*a\\n1.jpg;"),
+        ([("a/1.jpg", "a\x1b[2J", "test"), ("b/1.jpg", "a\x1b[2J", "train")], r"class a\\x1b\[2J is in train"),
+    ],
+)
+def test_odd_characters_are_shown_and_not_obeyed(write, rows, shown):
+    with pytest.raises(InputError, match=shown) as refused:
+        read_manifest(write([("path", "label", "split"), *rows], "parquet"))
+    assert str(refused.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("header", "found"),
     [
