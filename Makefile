@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint coverage clean
+.PHONY: demo test test-slow fuzz lint coverage clean
 
 demo: .venv/installed
 	$(BIN)/nearkin demo --out runs/demo $(ARGS)
@@ -19,6 +19,10 @@ coverage: .venv/installed-dev
 	$(BIN)/python -m coverage run -m pytest -m "not slow" tests/losses tests/metrics $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+# `make fuzz SECONDS=600` gives each target ten minutes
+fuzz: .venv/installed-dev
+	NEARKIN_FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest -m slow -s tests/fuzz $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
