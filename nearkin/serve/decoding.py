@@ -26,7 +26,15 @@ import torch
 from PIL import AvifImagePlugin, Image
 
 from nearkin.catalog.catalog import Crop, cropped
-from nearkin.data.images import MAX_PIXELS, Picture, UnreadableImage, picture_size, read_image, to_square
+from nearkin.data.images import (
+    MAX_PIXELS,
+    Picture,
+    UnreadableImage,
+    open_picture,
+    picture_size,
+    read_image,
+    to_square,
+)
 from nearkin.data.preprocessing import Preprocessing
 
 T = TypeVar("T")
@@ -145,7 +153,7 @@ def webp_pixels(source: bytes | Path) -> int:
     if isinstance(source, bytes):
         start = source[:30]
     else:
-        with source.open("rb") as file:
+        with open_picture(source) as file:
             start = file.read(30)
     if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return 0
@@ -203,7 +211,10 @@ def _limit(what: int, soft: int) -> None:
 
 
 def _content(source: bytes | Path) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
+    if isinstance(source, bytes):
+        return source
+    with open_picture(source) as file:
+        return file.read()
 
 
 def _size(source: bytes | Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, closing, contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,13 @@ def save_model(folder, seed, calibration=None):
     embedder = Embedder(Backbone("convnet").build(), 32).eval()
     Model(embedder, Architecture("convnet", 32, "avg", True, Preprocessing(32)), [], calibration).save(folder)
     return folder
+
+
+@pytest.fixture(scope="package", autouse=True)
+def forkserver_of_their_own():
+    """What these tests fork from has a server's imports; the tests behind them train, and would wait for theirs."""
+    yield
+    forkserver._forkserver._stop()
 
 
 class Served(NamedTuple):
