@@ -19,6 +19,11 @@ CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """The server's tests last: one process forks for all tests, and trainings would wait for imports that it lacks."""
+    items.sort(key=lambda item: item.path.parent.name == "serve")
+
+
 @pytest.fixture
 def make_folder(tmp_path):
     """Pictures as `write_pictures` makes them, in a folder of the test's own."""

@@ -38,10 +38,9 @@ def save_model(folder, seed, calibration=None):
     return folder
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def forkserver_of_their_own():
-    """What these tests fork from has a server's imports; the tests behind them train, and would wait for theirs."""
-    yield
+    """A server's processes are forked from one that has its imports, and not those of a training before."""
     forkserver._forkserver._stop()
 
 
