@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz lint coverage clean
+.PHONY: demo test test-slow fuzz lint coverage mutation clean
 
 demo: .venv/installed
 	$(BIN)/nearkin demo --out runs/demo $(ARGS)
@@ -24,6 +24,10 @@ coverage: .venv/installed-dev
 fuzz: .venv/installed-dev
 	NEARKIN_FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest -m slow -s tests/fuzz $(ARGS)
 
+# what these tests notice: docs/reliability.md
+mutation: .venv/installed-mutation
+	$(BIN)/python tools/mutation.py $(ARGS)
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -36,6 +40,10 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	touch $@
+
+.venv/installed-mutation: .venv/installed-dev
+	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[mutation]'
 	touch $@
 
 clean:

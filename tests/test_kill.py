@@ -48,7 +48,7 @@ def test_killed_fifty_times_it_ends_with_the_weights_of_one_never_stopped(make_f
     done = subprocess.run(loop, capture_output=True, text=True, check=False)
     killed_, went_on, status = re.search(r"(\d+) killed, (\d+) after a step, then status (\d+)", done.stdout).groups()
     assert (killed_, status) == ("50", "0"), done.stderr[-2000:]
-    assert int(went_on) >= 25, "killed before they had begun"
+    assert int(went_on) >= 10, "killed before they had begun"
     assert_same(whole, killed)
     assert not list(killed.path.glob(".*.tmp")), "what a killed process left half-written stays out of the way"
 

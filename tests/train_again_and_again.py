@@ -31,11 +31,19 @@ def live(arguments):
 
 def main(kills, run, options):
     run, moment = RunFolder(Path(run)), random.Random(0)
-    killed, moved, status = 0, 0, None
+    moved, status = 0, None
+    started = time.monotonic()
+    child = live([*options, "--out", str(run.path)])
+    while not run.checkpoint.exists():
+        time.sleep(0.001)
+    birth = time.monotonic() - started  # what a life takes here to its first step, or less
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    killed = 1
     while status is None:
         child = live([*options, "--out", str(run.path), *(["--resume"] if run.exists() else [])])
         before = run.checkpoint.stat().st_mtime_ns if run.checkpoint.exists() else 0
-        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 1.5)
+        rows, deadline = len(run.history()), time.monotonic() + moment.uniform(0, 2 * birth)
         while killed < kills and time.monotonic() < deadline and len(run.history()) < rows + MOST_ROWS:
             time.sleep(0.001)
         if killed < kills:

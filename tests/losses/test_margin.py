@@ -240,3 +240,13 @@ def test_rejects_labels_beyond_num_classes(labels, range_):
 def test_rejects_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         MarginLoss(**arguments)
+
+
+def test_against_nobody_it_is_a_differentiable_0():
+    loss = MarginLoss(num_classes=3)
+    x = torch.randn(4, 5, requires_grad=True)
+    value = loss(x, torch.tensor([0, 1, 2, 2]), torch.zeros(0, 5), torch.zeros(0).long())
+    value.backward()
+    assert value == 0
+    assert x.grad.eq(0).all()
+    assert loss.beta.grad.eq(0).all()

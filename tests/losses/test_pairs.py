@@ -53,6 +53,14 @@ def test_what_a_gpu_does_is_as_precise(dtype, limit, gap, monkeypatch):
     assert distances(x.to(dtype)).diagonal().eq(0).all()
 
 
+def test_a_gpu_takes_a_gallery_smaller_than_the_near_it_looks_for(monkeypatch):
+    monkeypatch.setattr("nearkin.losses.pairs.may_look", lambda tensor: False)
+    x, gallery = torch.randn(12, 4), torch.randn(3, 4)
+    pairs = Pairs(Batch(x, torch.arange(12), gallery, torch.arange(3)), "squared distances")
+    (tile,) = pairs.tiles()
+    torch.testing.assert_close(tile.matrix, (x[:, None] - gallery).square().sum(dim=2))
+
+
 def test_no_squared_distance_is_below_0_on_a_gpu(monkeypatch):
     monkeypatch.setattr("nearkin.losses.pairs.may_look", lambda tensor: False)
     x = torch.randn(64, 64)

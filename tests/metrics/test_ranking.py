@@ -130,3 +130,12 @@ def test_rank_of_first_is_its_place_in_a_stable_sort(case):
     wanted[:, -1] = True
     order = score.sort(dim=1, descending=True, stable=True).indices
     assert torch.equal(rank_of_first(score, wanted), wanted.gather(1, order).int().argmax(dim=1))
+
+
+@pytest.mark.parametrize("size", [2.0**-790, 1.0, float(torch.finfo(torch.float32).max)])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_points_of_any_size_use_the_whole_grid(size, normalize):
+    x = torch.tensor([[size, 0], [0, size], [-size, 0], [0, -size]], dtype=torch.float64)
+    grid, _ = to_grid(x, x, normalize)
+    assert grid.norm(dim=1).max() >= 2**22
+    assert ((grid[:, None] - grid).norm(dim=2) > 2**22).equal(~torch.eye(4, dtype=torch.bool))
