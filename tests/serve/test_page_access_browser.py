@@ -96,6 +96,11 @@ def scheme(browser, request):
     colours(browser, "")
 
 
+def come_to_rest(browser):
+    """Colours pass into each other."""
+    wait_for(lambda: browser.execute_script("return document.getAnimations().length") == 0)
+
+
 def read_aloud(browser):
     """What a screen reader is told: role, name and description of all that can be used, and of pictures."""
     found = []
@@ -149,7 +154,7 @@ def test_text_and_edges_stand_out(opened, folder, scheme, width):
     background = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) > 384) == (scheme == "light")
     for state in states(opened, folder):
-        wait_for(lambda: opened.execute_script("return document.getAnimations().length") == 0)
+        come_to_rest(opened)
         looked, faint = opened.execute_script(FAINT)
         assert looked > 20, state
         assert faint == [], state
@@ -190,6 +195,7 @@ def test_the_query_never_lies_over_the_map(opened, folder):
 
 def test_tab_reaches_everything_in_order_with_a_ring_around_it(opened, scheme):
     reached = []
+    come_to_rest(opened)
     while not reached or reached[-1]["name"] != "map":
         ActionChains(opened).send_keys(Keys.TAB).perform()
         reached.append(opened.execute_script(FOCUS))
