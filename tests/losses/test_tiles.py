@@ -260,6 +260,14 @@ def test_positives_are_every_ordered_pair_and_once_every_unordered(labels, chunk
     assert all(count[i, j] + count[j, i] == whole_classes for i, j in ordered)
 
 
+def test_unsquared_distances_end_at_the_floor():
+    x = points(5).repeat(2, 1)
+    x[7] += 1e-5 / 6**0.5
+    tile = next(Pairs(Batch(x, torch.arange(10), None, None), "distances").tiles())
+    assert tile.matrix.diagonal().eq(0).all()
+    torch.testing.assert_close(tile.matrix.diagonal(5), torch.tensor([1e-6, 1e-6, 1e-5, 1e-6, 1e-6], dtype=x.dtype))
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """As on a GPU, with the names of the functions in which Python asks for what is in a tensor: each waits for it."""

@@ -34,6 +34,8 @@ DEFAULTS = {
 def test_defaults_are_those_of_the_protocol(name):
     parameters = inspect.signature(getattr(metrics, name)).parameters.values()
     assert {each.name: each.default for each in parameters if each.default is not each.empty} == DEFAULTS[name]
+    by_name = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert by_name == DEFAULTS[name].keys() - GALLERY.keys()
 
 
 @pytest.mark.parametrize("normalize", [False, True])
