@@ -15,7 +15,7 @@ import numpy as np
 from nearkin.calibration import Calibration
 from nearkin.catalog.store import Store, Table, Vectors, open_store
 from nearkin.data.images import Picture, Source, open_picture, read_image, unreadable
-from nearkin.embed import WEIGHTS, Model, load
+from nearkin.embed import DESCRIPTION, WEIGHTS, Model, load
 from nearkin.errors import InputError, check_unicode
 
 FORMAT = 1
@@ -267,7 +267,7 @@ def model_of(store: Store, description: dict[str, Any], run: str | Path | None =
     """
     if run is None:
         run = store.model(description["model"]["kept"])
-        if not (run / WEIGHTS).is_file():
+        if not all((run / file).is_file() for file in (WEIGHTS, DESCRIPTION)):
             raise InputError(
                 f"expected the model of {store.where} in {run}, but it is not there; name a copy of the run that made "
                 "it with --run"

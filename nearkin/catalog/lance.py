@@ -4,6 +4,7 @@ The folder holds `catalog.json` (the description), `models/` and one Lance table
 its table, which counts once its manifest stands in the folder.
 """
 
+import errno
 import json
 import logging
 import os
@@ -82,14 +83,14 @@ def schema(size: int) -> pa.Schema:
 
 @contextmanager
 def errors_of_the_system() -> Iterator[None]:
-    """A full disk and the like as the OSError that it is: LanceDB tells of it in the words of another error."""
+    """A full disk, a file that is gone or damaged, and the like as OSErrors: LanceDB tells of them as of its own."""
     try:
         yield
     except (RuntimeError, OSError) as error:
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), "the catalogue") from error
+        if code := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), "the catalogue") from error
+        reason = re.sub(r"^lance error: |, /[^ ]*$", "", str(error).partition("\n")[0])  # the place in Lance's code
+        raise OSError(errno.EIO, f"damaged ({reason}); {ANEW}", "the catalogue") from error
 
 
 class LanceStore:
@@ -189,6 +190,7 @@ class LanceTable:
         self.schema = table.schema
         self.size: int = self.schema.field("vector").type.list_size
 
+    @errors_of_the_system()
     def count(self, label: str | None = None) -> int:
         return int(self.table.count_rows(None if label is None else labelled(label)))
 
@@ -196,9 +198,11 @@ class LanceTable:
         return int(self.table.version)
 
     def records(self) -> Iterator[Record]:
-        for batch in self.table.search().select(KNOWN).to_batches():
-            yield from (Record(**row) for row in batch.to_pylist())
+        with errors_of_the_system():
+            for batch in self.table.search().select(KNOWN).to_batches():
+                yield from (Record(**row) for row in batch.to_pylist())
 
+    @errors_of_the_system()
     def entries(self, ids: Sequence[str]) -> list[Entry]:
         if not ids:
             return []
@@ -207,6 +211,7 @@ class LanceTable:
         rows = found.drop_columns(["vector"]).to_pylist()
         return [Entry(record(row), row["thumbnail"], vector) for row, vector in zip(rows, vectors, strict=True)]
 
+    @errors_of_the_system()
     def vectors(self) -> tuple[list[str], Vectors]:
         found = self.table.search().select(["id", "vector"]).to_arrow()
         return found["id"].to_pylist(), matrix(found["vector"], self.size)
@@ -231,6 +236,7 @@ class LanceTable:
         for start in range(0, len(ids), 1000):
             self.table.delete(f"id IN ({', '.join(map(quoted, ids[start : start + 1000]))})")
 
+    @errors_of_the_system()
     def nearest(self, queries: Vectors, k: int, label: str | None = None) -> list[list[Found]]:
         search = self.table.search(queries, vector_column_name="vector")
         assert isinstance(search, LanceVectorQueryBuilder)

@@ -997,6 +997,27 @@ def test_a_lost_model_is_one_line(nearkin, catalog, run, photos, where):
     assert nearkin("search", where, pictures(photos)[0], "--run", run)[0] == 0
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "version"])
+def test_a_damaged_catalogue_is_one_line(nearkin, catalog, run, photos, where, damage):
+    table, query = next((where / "tables").iterdir()), pictures(photos)[0]
+    for file in table.rglob("*.manifest" if damage == "version" else "*.lance"):
+        if damage == "gone":
+            file.unlink()
+        else:
+            os.truncate(file, 10)
+    for command in (
+        ("search", where, query),
+        ("index", run, photos, "--catalog", where),
+        ("label", where, "name", query),
+        ("index", "--upgrade", run, "--catalog", where),
+    ):
+        status, out, err = nearkin(*command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("nearkin: the catalogue: damaged (")
+        assert err.endswith("; remove the folder and index the pictures anew, or name another\n")
+        assert ".rs:" not in err
+
+
 def test_a_full_disk_is_one_line_and_nothing_is_lost(nearkin, run, photos, disk, make_folder):
     place, remount = disk(2)
     where, query = place / "catalog", pictures(photos)[0]
