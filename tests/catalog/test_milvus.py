@@ -93,19 +93,25 @@ def test_a_model_that_is_elsewhere_is_named_with_run(nearkin, index, run, photos
     assert nearkin("label", where, "mine", query, "--run", elsewhere)[0] == 0
 
 
-def test_who_serves_with_a_run_takes_up_the_next_model(nearkin, index, run, make_run, where):
+@pytest.fixture
+def live(index, run, where):
+    """What serves the photos, indexed, of a run that was named."""
     index()
     live = Live(where, run)
+    yield live
+    live.close()
+
+
+def test_who_serves_with_a_run_takes_up_the_next_model(nearkin, live, run, make_run, where):
     other = make_run(seed=1)
     assert nearkin("index", "--upgrade", other, "--catalog", where)[0] == 0
     assert live.ask(lambda catalog: (catalog.model.sha256, catalog.table.count())) == (load(other).sha256, 30)
     assert nearkin("index", "--upgrade", run, "--catalog", where)[0] == 0
-    assert live.health()["model"] == load(run).sha256[:12]
+    assert live.health().model == load(run).sha256[:12]
 
 
-def test_who_serves_says_that_the_next_model_is_elsewhere(nearkin, index, run, make_run, where, caplog):
-    index()
-    live, other = Live(where, run), make_run(seed=1)
+def test_who_serves_says_that_the_next_model_is_elsewhere(nearkin, live, make_run, where, caplog):
+    other = make_run(seed=1)
     assert nearkin("index", "--upgrade", other, "--catalog", where)[0] == 0
     other.rename(other.parent / "elsewhere")
     with pytest.raises(Problem, match="the server's terminal says why") as caught:
@@ -113,7 +119,7 @@ def test_who_serves_says_that_the_next_model_is_elsewhere(nearkin, index, run, m
     assert caught.value.status == 503
     assert f"{other}, but it is not there" in caplog.messages[-1]
     (other.parent / "elsewhere").rename(other)
-    assert live.health()["model"] == load(other).sha256[:12]
+    assert live.health().model == load(other).sha256[:12]
 
 
 def test_a_writer_who_was_killed_holds_nobody_up_for_long(nearkin, index, run, photos, where, monkeypatch, caplog):
