@@ -19,6 +19,7 @@ Shape key: n = pictures, D = embedding size.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,22 @@ class Calibration:
         classes: Of how many classes the pictures were.
         held_out: Whether the model has not learnt from these classes. Those it has learnt it keeps farther apart than
             new ones, so that a threshold from them lets more false matches through than asked for.
+
+    Raises:
+        ValueError: There are no distances, or they are not positive and in order; nobody had a stranger.
     """
 
     distances: list[float]
     strangers: int
     classes: int
     held_out: bool
+
+    def __post_init__(self) -> None:
+        found = self.distances
+        if not (found and found[0] > 0 and found[-1] < np.inf and all(a <= b for a, b in pairwise(found))):
+            raise ValueError("the distances of a calibration are positive and ascending")
+        if not (1 <= self.strangers < 2**63 and 2 <= self.classes < 2**63):
+            raise ValueError(f"a calibration is by strangers, not by {self.strangers} in {self.classes} classes")
 
     def threshold(self, rate: float, pictures: int) -> float:
         """The distance within which a hit counts as a match.

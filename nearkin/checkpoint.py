@@ -14,6 +14,7 @@ import torch
 
 from nearkin.errors import InputError
 from nearkin.files import write_file
+from nearkin.models.backbone import read_saved
 
 log = logging.getLogger("nearkin")
 
@@ -49,7 +50,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             damaged = damaged or file
             continue
-        state: dict[str, Any] = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = read_saved(io.BytesIO(content[32:]))
+        except ValueError as error:  # whole, and made by somebody else
+            raise InputError(
+                f"{file} is no checkpoint of a training ({error}); remove it to begin the run anew with --resume"
+            ) from error
         if damaged:
             log.warning("%s is damaged; going on from the one before it, of step %d", damaged, state["step"])
             os.replace(file, path)  # else the next one would be kept beside the damaged one

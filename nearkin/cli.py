@@ -397,6 +397,7 @@ def compare(arguments: list[str]) -> None:
 
     from nearkin.compare import Request
     from nearkin.compare import compare as start
+    from nearkin.interruption import Terminated, terminable
 
     out = absolute("--out", options.out)
     show = tuple(options.show) if options.show else None
@@ -404,9 +405,13 @@ def compare(arguments: list[str]) -> None:
         options.files, overrides, out, options.seeds, options.baseline, options.folds, options.trials, show
     )
     try:
-        comparison = start(request)
-    except KeyboardInterrupt:
-        fail(f"stopped; what is finished stays, the rest goes on with: nearkin compare {shlex.join(arguments)}", 1)
+        with terminable():
+            comparison = start(request)
+    except KeyboardInterrupt as stop:
+        fail(
+            f"stopped; what is finished stays, the rest goes on with: nearkin compare {shlex.join(arguments)}",
+            0 if isinstance(stop, Terminated) else 1,
+        )
     print((out / "comparison.md").read_text(), end="")
     print(f"comparison: {out / 'comparison.html'}")
     failed = comparison.failed

@@ -60,7 +60,7 @@ def compare(request: Request) -> Comparison:
     Raises:
         InputError: The request cannot be carried out, a run holds something else than what is asked for, or another
             process compares one of the methods in the same folder.
-        KeyboardInterrupt: Ctrl-C was pressed; the same command goes on.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; the same command goes on.
     """
     methods = read_methods(request)
     baseline = chosen_baseline(request, methods)

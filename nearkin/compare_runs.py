@@ -13,9 +13,9 @@ from nearkin.comparison import Run
 from nearkin.config import Settings
 from nearkin.embed import DESCRIPTION
 from nearkin.errors import InputError
-from nearkin.files import write_file
+from nearkin.files import read_mapping, write_file
 from nearkin.progress import Bar
-from nearkin.run_folder import RunFolder
+from nearkin.run_folder import BACK, RunFolder
 from nearkin.train import Diverged, TrainingStopped
 from nearkin.worker import RunFailed, Worker
 
@@ -82,7 +82,7 @@ def known_outcome(run: Run) -> Run | None:
     if (run.folder / "result.json").is_file():
         if not (run.folder / DESCRIPTION).is_file():
             raise InputError(f"{run.folder} holds a result but no {DESCRIPTION}; remove the folder to train it again")
-        description = json.loads((run.folder / DESCRIPTION).read_text())
+        description = read_mapping(run.folder / DESCRIPTION, json.loads, BACK)
         learnt = ("sha256", "trained_classes", "calibration")
         architecture = {key: value for key, value in description.items() if key not in learnt}
         return replace(run, result=folder.result(), architecture=architecture)
@@ -130,7 +130,7 @@ class Runner:
         Raises:
             Refused: The training refused its input.
             InputError: The disk took no more, or the folder holds another run.
-            KeyboardInterrupt: Ctrl-C was pressed.
+            KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came.
         """
         self.number += 1
         check_unchanged(job)

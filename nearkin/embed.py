@@ -7,27 +7,33 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from nearkin.calibration import Calibration
 from nearkin.data import Pictures, Preprocessing, centre_crop, prefetch
 from nearkin.data.images import Picture, Source
 from nearkin.errors import InputError, nearest
-from nearkin.files import write_file
+from nearkin.files import read_mapping, write_file
 from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
+from nearkin.models.backbone import fill, read_tensors
 from nearkin.models.embedder import Pool
 from nearkin.processes import collect, share
 from nearkin.progress import track
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+AGAIN = "bring it back, or train it again"
+
+LONGEST = 2**16
+"""Of an embedding, numbers."""
 
 METRIC = "euclidean"
 """The distance that compares embeddings."""
@@ -45,6 +51,9 @@ class Architecture:
         image: How a picture becomes what the backbone sees.
         levels: As in `nearkin.models.MultiLevelEmbedder`; None is a single head.
         per_level_norm: Whether each level is put on the unit sphere before all of them together are.
+
+    Raises:
+        ValueError: A value that no embedder has.
     """
 
     backbone: str
@@ -54,6 +63,20 @@ class Architecture:
     image: Preprocessing
     levels: tuple[str, ...] | None = None
     per_level_norm: bool = False
+
+    def __post_init__(self) -> None:
+        sound = {  # no more than a type checker would see, had the values not come from a file
+            "backbone": isinstance(self.backbone, str),
+            "embedding_size": type(self.embedding_size) is int and 1 <= self.embedding_size <= LONGEST,
+            "pool": self.pool in get_args(Pool),
+            "normalize": isinstance(self.normalize, bool),
+            "image": {type(self.image.size), type(self.image.resize)} <= {int, type(None)},
+            "levels": self.levels is None or all(isinstance(level, str) for level in self.levels),
+            "per_level_norm": isinstance(self.per_level_norm, bool),
+        }
+        for name, usable in sound.items():
+            if not usable:
+                raise ValueError(f"{name} cannot be {getattr(self, name)!r:.80}")
 
     @property
     def width(self) -> int:
@@ -210,8 +233,8 @@ def load(run: str | Path) -> Model:
     for name in (WEIGHTS, DESCRIPTION):
         if not (folder / name).is_file():
             raise InputError(f"expected the folder of a finished run, but {folder} holds no {name}; train one first")
+    description = read_mapping(folder / DESCRIPTION, json.loads, AGAIN)
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         architecture = Architecture(
             backbone=description["backbone"],
             embedding_size=description["embedding_size"],
@@ -222,9 +245,11 @@ def load(run: str | Path) -> Model:
             per_level_norm=description.get("per_level_norm", False),
         )
         expected, trained = description["sha256"], description["trained_classes"]
+        if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
+            raise ValueError(f"trained_classes cannot be {trained!r:.80}")
         calibration = Calibration.of(description.get("calibration"))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / DESCRIPTION} does not describe a model ({error}); train it again") from error
+        raise InputError(f"{folder / DESCRIPTION} does not describe a model ({error}); {AGAIN}") from error
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
         raise InputError(
             f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (another sha256); copy both from one run"
@@ -236,7 +261,7 @@ def load(run: str | Path) -> Model:
         architecture.levels,
         architecture.image.size,
     )
-    embedder.load_state_dict(load_file(folder / WEIGHTS))
+    fill(embedder, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(embedder, architecture, trained, calibration, expected)

@@ -16,7 +16,6 @@ from nearkin.data.cache import UnusableCache
 from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
-from nearkin.processes import once
 from nearkin.progress import track
 from nearkin.run_folder import RunFolder
 
@@ -169,7 +168,7 @@ def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | No
     embeddings = unseen.embeddings if levels is None else model.of_levels(levels, unseen.embeddings)
     protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
     return {
-        "trained": once(lambda: protocol.score(embeddings, labels)),
+        "trained": protocol.score(embeddings, labels),
         "protocol": protocol.about(labels, unseen.images.classes),
     }
 

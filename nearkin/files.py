@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all, files that one process has alone, and what people call places."""
+"""Files that are there whole or not at all, or that one process has alone; what small ones hold; names of places."""
 
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from nearkin.errors import InputError
 
@@ -35,6 +38,28 @@ def write_file(path: Path, content: bytes, keep: Path | None = None) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not know its file
+
+
+def read_mapping(file: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any]:
+    """What a small file of JSON or YAML holds.
+
+    Args:
+        file: Which.
+        parse: `json.loads` or `yaml.safe_load`.
+        remedy: What a person can do where it is damaged.
+
+    Raises:
+        InputError: It is damaged.
+        OSError: It cannot be read.
+    """
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} is damaged ({reason}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is damaged (it holds no keys and values); {remedy}")
+    return content
 
 
 @contextmanager

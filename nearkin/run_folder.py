@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from nearkin.errors import InputError
-from nearkin.files import write_file
+from nearkin.files import read_mapping, write_file
 
 FILES = (
     "config.yaml",
@@ -27,6 +27,9 @@ FILES = (
     "report.html",
     "failed.txt",
 )
+
+BACK = "bring it back, or train the run anew"
+"""What to do about a damaged file of a run."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class RunFolder:
         """
         if not self.exists():
             raise InputError(f"expected the folder of a run, but {self.path} holds no config.yaml; train one first")
-        return read_mapping(self.path / "config.yaml", yaml.safe_load)
+        return read_mapping(self.path / "config.yaml", yaml.safe_load, BACK)
 
     def result(self) -> dict[str, Any]:
         """The scores of a finished run.
@@ -165,7 +168,11 @@ class RunFolder:
                 f"{self.path} holds a run that is not finished; go on with: "
                 f"nearkin train {self.path / 'config.yaml'} --resume"
             )
-        return read_mapping(file, json.loads)
+        result = read_mapping(file, json.loads, BACK)
+        for part in ("untrained", "trained", "protocol", "training"):
+            if not isinstance(result.get(part), dict):
+                raise InputError(f"{file} is damaged (no {part} in it); {BACK}")
+        return result
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the scores: the run is finished."""
@@ -182,24 +189,8 @@ class RunFolder:
         lines = self.metrics.read_text(errors="replace").split("\n")
         try:
             return [json.loads(line) for line in lines[:-1] if line]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.metrics} is damaged ({error}); repair or remove it") from error
-
-
-def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """What a small file of a run holds.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} is damaged ({reason}); bring it back, or train the run anew") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is damaged (it holds no keys and values); bring it back, or train the run anew")
-    return content
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -276,7 +276,7 @@ def train(
         step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
     else:
         embeddings = model.embed_pictures(pictures, scored_set)
-        untrained = once(lambda: protocol.score(embeddings, images.labels[scored_set]))
+        untrained = protocol.score(embeddings, images.labels[scored_set])
         step, seconds, best = 0, 0.0, None
     if rank() == 0:
         if not resume:
@@ -351,7 +351,7 @@ def train(
     embeddings = model.embed_pictures(pictures, scored_set)
     if rank() == 0:
         model.save(run.path)
-    trained = once(lambda: protocol.score(embeddings, images.labels[scored_set]))
+    trained = protocol.score(embeddings, images.labels[scored_set])
     about = protocol.about(images.labels[scored_set], images.classes)
     training = record.summary(steps, seconds)
     if rank() == 0:
@@ -494,7 +494,7 @@ def validate(
 ) -> dict[str, float]:
     """Retrieval scores of the held-out training classes."""
     embeddings = model.embed_pictures(pictures, validation_set)
-    return once(lambda: metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False))
+    return metrics.evaluate(embeddings, labels[validation_set], ks=(1,), clustering=False)
 
 
 def calibrated(model: Model, pictures: Pictures, images: ImageList, split: ClassSplit, seed: int) -> Calibration | None:

@@ -1,7 +1,7 @@
 """One training at a time, each in a process of its own: its crash touches nothing else, and its peak memory is its own.
 
-The processes are forked from a server that has imported PyTorch once. Ctrl-C is passed on to the training, which writes
-a checkpoint and ends; whatever ends this process, a kill included, ends the training too.
+The processes are forked from a server that has imported PyTorch once. Ctrl-C and SIGTERM are passed on to the training,
+which writes a checkpoint and ends; whatever ends this process, a kill included, ends the training too.
 """
 
 import logging
@@ -18,6 +18,7 @@ from typing import Any
 from nearkin.children import end_with_parent, forking
 from nearkin.config import Settings
 from nearkin.errors import InputError
+from nearkin.interruption import Terminated
 from nearkin.train import TrainingStopped, train
 
 POLL_SECONDS = 0.5
@@ -31,21 +32,23 @@ class RunFailed(RuntimeError):  # noqa: N818
 
 
 class Worker:
-    """Trains in processes of their own; a context manager that takes over Ctrl-C.
+    """Trains in processes of their own; a context manager that takes over Ctrl-C and SIGTERM.
 
-    A Ctrl-C that no training saw is raised at its end.
+    One of them that no training saw is raised at its end.
 
     Attributes:
-        pressed: How often Ctrl-C was pressed.
+        pressed: How often Ctrl-C was pressed; SIGTERM counts as once.
+        stop: What is raised for it.
     """
 
     def __init__(self) -> None:
         self.process: Any = None
         self.pressed = 0
+        self.stop: type[KeyboardInterrupt] = KeyboardInterrupt
 
     def __enter__(self) -> "Worker":
         self.context = forking("nearkin.config")
-        self.before = signal.signal(signal.SIGINT, self._press)
+        self.before = {number: signal.signal(number, self._press) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(
@@ -54,9 +57,10 @@ class Worker:
         if self.process is not None:  # an error of ours while it runs: nothing would wait for it
             self.process.kill()
             self.process.join()
-        signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
         if self.pressed and error is None:  # while nothing was training, or in its last step
-            raise KeyboardInterrupt
+            raise self.stop
 
     def train(self, settings: Settings, log: Path, watch: Callable[[], None] = lambda: None) -> None:
         """Train as the settings say, and resume where their flags hold `--resume`.
@@ -67,14 +71,14 @@ class Worker:
             watch: Called twice a second while it runs.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed; the run can be resumed.
+            KeyboardInterrupt: Ctrl-C was pressed, or, as `Terminated`, SIGTERM came; the run can be resumed.
             InputError: The training refused its input.
             TrainingStopped: As the training raised it.
             OSError: As the training raised it.
             RunFailed: It ended in any other way.
         """
         if self.pressed:
-            raise KeyboardInterrupt
+            raise self.stop
         receiver, sender = self.context.Pipe(duplex=False)
         # Not a daemon: the training may start processes of its own.
         self.process = self.context.Process(target=_work, args=(settings, log, sender), name="training")
@@ -93,9 +97,13 @@ class Worker:
             error = RunFailed(_ended(self.process.exitcode))
         self.process = None
         if error is not None:
-            raise KeyboardInterrupt if self.pressed else error
+            raise self.stop if self.pressed else error
 
     def _press(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            self.stop = Terminated
+            if self.pressed:  # it may come twice: from a scheduler, and passed on by a launcher
+                return
         self.pressed += 1
         self._pass_on()
 

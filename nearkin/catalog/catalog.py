@@ -240,7 +240,9 @@ def described(store: Store) -> dict[str, Any] | None:
     description = store.description()
     if description is None:
         return None
-    if description.get("format") != FORMAT or not {"table", "model"} <= description.keys():
+    model = description.get("model")
+    whole = isinstance(model, dict) and all(isinstance(model.get(key), str) for key in ("sha256", "kept"))
+    if description.get("format") != FORMAT or not whole or not isinstance(description.get("table"), str):
         raise InputError(
             f"expected a catalogue of format {FORMAT}, but {store.where} is of format {description.get('format')} or "
             "incomplete; remove it and index the pictures anew, or name another"

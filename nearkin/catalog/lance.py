@@ -26,7 +26,7 @@ from lancedb.query import LanceVectorQueryBuilder
 from nearkin.catalog.store import Entry, Found, Record, Vectors
 from nearkin.embed import DESCRIPTION, WEIGHTS
 from nearkin.errors import InputError, printable
-from nearkin.files import locked, write_file
+from nearkin.files import locked, read_mapping, write_file
 
 log = logging.getLogger("nearkin")
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else Lance warns of them on every extension
@@ -113,16 +113,10 @@ class LanceStore:
         return lancedb.connect(self.folder / "tables", read_consistency_interval=timedelta(0))  # makes the folder
 
     def description(self) -> dict[str, Any] | None:
-        path = self.folder / DESCRIBED
         try:
-            found = json.loads(path.read_text())
+            return read_mapping(self.folder / DESCRIBED, json.loads, ANEW)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise InputError(f"{path} does not describe a catalogue ({error}); {ANEW}") from error
-        if not isinstance(found, dict):
-            raise InputError(f"{path} does not describe a catalogue; {ANEW}")
-        return found
 
     def publish(self, description: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -53,9 +53,15 @@ class Augmentation:
 
         Returns:
             uint8 (n, 3, size, size).
+
+        Raises:
+            ValueError: The pictures are of another type or shape, or smaller than the crop.
         """
+        check(images, size)
         n, whole = len(images), of or len(images)
         top, left = random_places(whole, images.shape[-1] - size, random)[:, part].tolist()
+        if not n:
+            return images[..., :size, :size]
         images = crop(images, size, top, left)
         if self.mirror:
             images = mirror(images, torch.rand(whole, generator=random)[part].lt(0.5).tolist())
@@ -123,9 +129,23 @@ def recolour(pixels: Tensor, colours: Tensor) -> Tensor:
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The middle square of `size`: (N, C, S, S) -> (N, C, size, size)."""
+    """The middle square of `size`: uint8 (N, 3, S, S) -> (N, 3, size, size).
+
+    Raises:
+        ValueError: The pictures are of another type or shape, or smaller than the square.
+    """
+    check(images, size)
     start = (images.shape[-1] - size) // 2
     return images[..., start : start + size, start : start + size]
+
+
+def check(images: Tensor, size: int) -> None:
+    square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+    if images.dtype != torch.uint8 or not square:
+        kind = str(images.dtype).removeprefix("torch.")
+        raise ValueError(f"pictures must be uint8 (n, 3, S, S), got {kind} {tuple(images.shape)}")
+    if not 1 <= size <= images.shape[-1]:
+        raise ValueError(f"a crop of pictures of {images.shape[-1]} pixels must be 1 to as many, got {size}")
 
 
 def uniform(n: int, most: float, random: Generator) -> Tensor:

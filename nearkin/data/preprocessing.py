@@ -1,10 +1,13 @@
 """How a picture of any size becomes the square that a model sees."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
-from nearkin.data.images import Picture, Source, read_image, to_square
+from nearkin.data.images import Fit, Picture, Source, read_image, to_square
 from nearkin.errors import InputError
+
+MOST = 2**14
+"""Of a side in pixels: squares of more fill a memory by themselves."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,15 @@ class Preprocessing:
 
     size: int = 64
     resize: int | None = None
-    fit: Literal["squash", "crop", "pad"] = "squash"
+    fit: Fit = "squash"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"image.size is a side in pixels, at least 1, got {self.size}")
-        if self.resize is not None and self.resize < self.size:
-            raise InputError(f"image.resize must be at least image.size={self.size}, got {self.resize}")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"image.fit is one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        if not 1 <= self.size <= MOST:
+            raise InputError(f"image.size is a side in pixels, 1 to {MOST}, got {self.size}")
+        if self.resize is not None and not self.size <= self.resize <= MOST:
+            raise InputError(f"image.resize must be image.size={self.size} to {MOST}, got {self.resize}")
 
     @property
     def side(self) -> int:

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Sampler
 
 Indices = NDArray[np.int64]
-Labels = Sequence[int] | Indices
+Labels = Sequence[int] | Indices | Tensor
+INTEGERS = "labels must be integers, the class of each picture"
 
 
 class SeededBatchSampler(Sampler[list[int]], ABC):
@@ -105,8 +107,8 @@ class NPairSampler(SeededBatchSampler):
 
     def __init__(self, labels: Labels, batch_size: int = 128, *, seed: int = 0) -> None:
         super().__init__(seed)
-        if batch_size < 2 or batch_size % 2:
-            raise ValueError(f"an N-pair batch is pairs: batch_size must be even and at least 2, got {batch_size}")
+        if batch_size < 4 or batch_size % 2:
+            raise ValueError(f"an N-pair batch is pairs: batch_size must be even and at least 4, got {batch_size}")
         self.pairs = ClassBalancedSampler(labels, classes=batch_size // 2, images=2, seed=seed)
 
     def __len__(self) -> int:
@@ -137,7 +139,7 @@ class DisjointTripletSampler(SeededBatchSampler):
         super().__init__(seed)
         if batch_size < 3 or batch_size % 3:
             raise ValueError(f"a batch of triplets: batch_size must be a multiple of 3, got {batch_size}")
-        self.labels = np.asarray(labels)
+        self.labels = class_ids(labels)
         self.members = pictures_by_class(labels)
         self.triplets = batch_size // 3
         require_classes(self.triplets, self.members)
@@ -167,9 +169,27 @@ class DisjointTripletSampler(SeededBatchSampler):
         return [int(i) for i in (*pairs[:, 0], *pairs[:, 1], *spare[: self.triplets])]
 
 
+def class_ids(labels: Labels) -> Indices:
+    """The class of each picture as an array of integers (n,).
+
+    Raises:
+        ValueError: They are no integers, or not one for each picture.
+    """
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        if labels.is_floating_point():  # NumPy has not all of these
+            raise ValueError(f"{INTEGERS}, got {str(labels.dtype).removeprefix('torch.')}")
+    array = np.asarray(labels)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"labels must be (n,), the class of each picture, n at least 1, got shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{INTEGERS}, got {array.dtype}")
+    return array
+
+
 def pictures_by_class(labels: Labels) -> list[Indices]:
     """The indices of each class's pictures, classes in order; classes with a single picture are left out."""
-    array = np.asarray(labels)
+    array = class_ids(labels)
     order = np.argsort(array, kind="stable")
     starts = np.flatnonzero(np.diff(array[order])) + 1
     return [members for members in np.split(order, starts) if len(members) >= 2]

@@ -1,6 +1,7 @@
 """Every metric of one embedding at once."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from nearkin.metrics.clustering import nmi, pairwise_f1
 from nearkin.metrics.inputs import Array, Progress, as_labels
 from nearkin.metrics.kmeans import check_arguments, kmeans
 from nearkin.metrics.retrieval import retrieval
+from nearkin.processes import once
 
 
 def evaluate(
@@ -54,8 +56,7 @@ def evaluate(
     result = retrieval(embeddings, labels, gallery, gallery_labels, ks=ks, normalize=normalize, progress=progress)
     if clustering:
         classes = len(np.unique(as_labels(labels)))
-        clusters = kmeans(
-            embeddings, classes, normalize=normalize, init=init, restarts=restarts, seed=seed, progress=progress
-        ).assignments
+        cluster = partial(kmeans, normalize=normalize, init=init, restarts=restarts, seed=seed, progress=progress)
+        clusters = once(lambda: cluster(embeddings, classes).assignments)
         result |= {"nmi": nmi(labels, clusters), "f1": pairwise_f1(labels, clusters)}
     return result

@@ -20,6 +20,7 @@ from torch import Tensor
 from nearkin.metrics.inputs import Array, Progress, as_embeddings, as_labels
 from nearkin.metrics.ranking import nearest, rank_of_first, rows_at_once, scores_between, to_grid
 from nearkin.metrics.screening import Screen
+from nearkin.processes import collect, share
 
 # A top-k this short costs what a pass over the scores does, however short it is made.
 SHORT = 32
@@ -88,7 +89,8 @@ def retrieval(
     the machine nor on how the work is cut up. Costs little more than one float32 product (Q, D) x (D, M), the same for
     every K. Queries with more than one in 256 of the gallery in their class, or with as many others at nearly the same
     distance as their own, take a float64 product and a top-k instead. Memory is the embeddings in float32 and a few
-    hundred MB; for a gallery of more than 200,000, a few times what 128 float32 numbers for each of them take.
+    hundred MB; for a gallery of more than 200,000, a few times what 128 float32 numbers for each of them take. In a
+    nearkin command of several processes each takes its share of the queries, and all have the whole result.
 
     Args:
         queries: (Q, D) embeddings, NumPy or PyTorch, of any floating type; computed on the device they are on.
@@ -134,8 +136,11 @@ def retrieval(
         rank[rows] = first
         average_precision[rows], precision[rows] = _precisions(hit, relevant[rows])
 
-    screened = screen.pays(relevant)
-    unknown = [((relevant > 0) & ~screened).nonzero()[:, 0]]
+    mine = share(len(points))
+    asked = torch.zeros_like(relevant, dtype=torch.bool)
+    asked[mine] = relevant[mine] > 0
+    screened = screen.pays(relevant) & asked
+    unknown = [(asked & ~screened).nonzero()[:, 0]]
     for rows in progress(_cut(screened.nonzero()[:, 0], screen.rows)):
         itself = rows if alone else None
         first, hit, known = screen.judge(points[rows], query_class[rows], relevant[rows], itself)
@@ -147,6 +152,9 @@ def retrieval(
         if alone:
             score[torch.arange(len(rows)), rows] = -torch.inf
         record(rows, *_judge(score, gallery_class, query_class[rows], relevant[rows]))
+    rank, average_precision, precision = (
+        torch.cat(collect(each[mine].cpu())) for each in (rank, average_precision, precision)
+    )
     return {
         **{f"recall@{k}": float((rank < min(k, len(others))).double().mean()) for k in ks},
         "map@r": float(average_precision.mean()),

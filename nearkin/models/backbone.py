@@ -1,10 +1,11 @@
 """From a backbone's name and its weights' source to the module."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,9 +122,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        return only_tensors(torch.load(file, map_location="cpu", weights_only=True))
+        return only_tensors(read_saved(file))
     except Exception as error:  # every reader has its own errors for a damaged file
-        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {reason(error)}") from error
+        raise InputError(f"{file} cannot be read as a safetensors or torch state dict: {first_line(error)}") from error
 
 
 def only_tensors(state: object) -> dict[str, Tensor]:
@@ -151,13 +152,34 @@ def count(state: Mapping[Any, Any]) -> int:
     return sum(isinstance(value, Tensor) for value in state.values())
 
 
+def read_saved(file: Path | IO[bytes]) -> Any:
+    """What `torch.save` wrote, on the CPU; no code in it can run.
+
+    Raises:
+        ValueError: It is something else; the message says what in a few words.
+        OSError: The file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickles, which are read or refused in a moment
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever bytes do to an unpickler
+        raise ValueError(reason(error)) from error
+
+
 def reason(error: Exception) -> str:
     """Why a file cannot be read. Torch wraps it into advice on how to run the code in a file."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"expected a dictionary of tensors, found an object of {refused[1]}; save module.state_dict()"
-    inner = re.search(r"WeightsUnpickler error: (.+)", str(error))
-    return inner[1] if inner else first_line(error)
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    if inner and not inner[1].startswith("Unsupported operand"):
+        return inner[1]
+    if inner or isinstance(error, EOFError | LookupError):
+        return "expected what torch.save writes, found something else"
+    return first_line(error)
 
 
 def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
@@ -206,7 +228,7 @@ def fill(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
     ]
     if faults:
         raise InputError(
-            f"{source} does not fit the backbone, which has {len(wanted)} tensors: {', '.join(faults)}; "
+            f"{source} does not fit the network, which has {len(wanted)} tensors: {', '.join(faults)}; "
             "bring weights of the same model"
         )
     target.load_state_dict({**wanted, **shared})

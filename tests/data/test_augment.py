@@ -1,5 +1,9 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
+from support import outcome
 
 from nearkin.data import Augmentation, centre_crop
 from nearkin.errors import InputError
@@ -86,3 +90,31 @@ def test_centre_crop():
     images = batch(2, 9)
     assert torch.equal(centre_crop(images, 5), images[:, :, 2:7, 2:7])
     assert torch.equal(centre_crop(images, 9), images)
+
+
+@examples(300)
+@given(data=st.data())
+def test_any_batch_is_cropped_or_refused_in_one_line(data):
+    share = st.one_of(st.sampled_from([0.0, 0.3, 1.0, -0.1, 1.1, 1e300]), st.floats())
+    asked = {"rotate": 100 * data.draw(share), "zoom": data.draw(share), "shift": data.draw(share)}
+    asked |= {"contrast": data.draw(share), "mirror": data.draw(st.booleans())}
+    augment, line = outcome(InputError, Augmentation, **asked)
+    limits = {"rotate": 180, "zoom": 4, "shift": 1, "contrast": 1}
+    assert (line is None) == all(0 <= asked[key] <= most for key, most in limits.items()), line
+    if line:
+        return
+    shape = data.draw(st.sampled_from([(3, 8, 8), (3, 1, 1), (3, 9, 8), (1, 8, 8), (8, 8), (3, 0, 0)]))
+    dtype = data.draw(st.sampled_from([torch.uint8] * 4 + [torch.float32, torch.int64]))
+    n, size = data.draw(st.integers(0, 5)), data.draw(st.integers(-1, 10))
+    images = torch.randint(256, (n, *shape), generator=generator()).to(dtype)
+    views, line = outcome(ValueError, augment, images, size, generator(3))
+    usable = dtype == torch.uint8 and shape[0] == 3 and len(shape) == 3 and shape[1] == shape[2]
+    assert (line is None) == (usable and 1 <= size <= shape[1]), line
+    assert outcome(ValueError, centre_crop, images, size)[1] == line
+    if line:
+        return
+    assert (views.dtype, views.shape) == (torch.uint8, (n, 3, size, size))
+    assert centre_crop(images, size).shape == views.shape
+    cut = data.draw(st.integers(0, n))
+    parts = [augment(images[part], size, generator(3), part, n) for part in (slice(cut), slice(cut, n))]
+    assert torch.equal(torch.cat(parts), views)

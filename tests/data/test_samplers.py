@@ -124,7 +124,7 @@ def test_works_as_the_batch_sampler_of_a_data_loader():
         (lambda: ClassBalancedSampler(LABELS, images=1), "images per class must be at least 2, got 1"),
         (lambda: ClassBalancedSampler(LABELS, classes=1), "classes per batch must be at least 2, got 1"),
         (lambda: NPairSampler(LABELS, batch_size=42), "asks for 21 classes, but only 20"),
-        (lambda: NPairSampler(LABELS, batch_size=7), "even and at least 2, got 7"),
+        (lambda: NPairSampler(LABELS, batch_size=7), "even and at least 4, got 7"),
         (lambda: DisjointTripletSampler(LABELS, batch_size=16), "multiple of 3, got 16"),
         (lambda: DisjointTripletSampler(LABELS, batch_size=63), "asks for 21 classes, but only 20"),
         (lambda: DisjointTripletSampler([0, 0, 1, 1], batch_size=6), "4 training pictures do not always leave them"),

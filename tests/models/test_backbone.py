@@ -47,7 +47,7 @@ def test_a_file_that_does_not_fit_is_refused_with_one_line_that_lists_why(tmp_pa
     with pytest.raises(InputError) as error:
         Backbone("convnet", str(file)).build()
     assert str(error.value) == (
-        f"{file} does not fit the backbone, which has 24 tensors: "
+        f"{file} does not fit the network, which has 24 tensors: "
         "5 missing (blocks.2.weight, blocks.2.bias, blocks.2.running_mean, blocks.2.running_var, blocks.4.weight), "
         "5 unknown (otherblocks.2.weight, otherblocks.2.bias, otherblocks.2.running_mean, otherblocks.2.running_var, "
         "otherblocks.2.num_batches_tracked), "
@@ -72,7 +72,7 @@ def test_values_that_no_network_can_have_are_refused():
     with pytest.raises(InputError) as error:
         fill(ConvNet(), tensors, "FILE")
     assert str(error.value) == (
-        "FILE does not fit the backbone, which has 24 tensors: "
+        "FILE does not fit the network, which has 24 tensors: "
         "2 not of floating point (blocks.2.weight is bool, blocks.6.bias is int8), "
         "3 NaN or infinite (blocks.0.weight, blocks.2.bias, blocks.4.weight); bring weights of the same model"
     )
