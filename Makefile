@@ -1,6 +1,9 @@
 # `make demo` and `make test` on a machine with Python 3.11 or later: both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of tests at a time: `make test JOBS=8`.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: demo test test-slow fuzz lint coverage mutation clean
 
@@ -8,10 +11,10 @@ demo: .venv/installed
 	$(BIN)/nearkin demo --out runs/demo $(ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow --durations 20 $(ARGS)
 
 # every line of the losses and the metrics, by the fast tests
 coverage: .venv/installed-dev

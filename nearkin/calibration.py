@@ -20,6 +20,7 @@ Shape key: n = pictures, D = embedding size.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -49,22 +50,12 @@ class Calibration:
         classes: Of how many classes the pictures were.
         held_out: Whether the model has not learnt from these classes. Those it has learnt it keeps farther apart than
             new ones, so that a threshold from them lets more false matches through than asked for.
-
-    Raises:
-        ValueError: There are no distances, or they are not positive and in order; nobody had a stranger.
     """
 
     distances: list[float]
     strangers: int
     classes: int
     held_out: bool
-
-    def __post_init__(self) -> None:
-        found = self.distances
-        if not (found and found[0] > 0 and found[-1] < np.inf and all(a <= b for a, b in pairwise(found))):
-            raise ValueError("the distances of a calibration are positive and ascending")
-        if not (1 <= self.strangers < 2**63 and 2 <= self.classes < 2**63):
-            raise ValueError(f"a calibration is by strangers, not by {self.strangers} in {self.classes} classes")
 
     def threshold(self, rate: float, pictures: int) -> float:
         """The distance within which a hit counts as a match.
@@ -90,8 +81,21 @@ class Calibration:
 
     @classmethod
     def of(cls, description: Mapping[str, Any] | None) -> "Calibration | None":
-        """From `model.json`, which may have none."""
-        return None if description is None else cls(**description)
+        """From `model.json`, which may have none.
+
+        Raises:
+            ValueError, TypeError, LookupError, OverflowError: It is not what `calibrate` found.
+        """
+        if description is None:
+            return None
+        distances = [float(each) for each in description["distances"]]
+        ascending = all(a <= b for a, b in pairwise(distances))
+        if not (distances and distances[0] > 0 and distances[-1] < np.inf and ascending):
+            raise ValueError("the distances of a calibration are positive and ascending")
+        strangers, classes = index(description["strangers"]), index(description["classes"])
+        if not (1 <= strangers < 2**63 and 2 <= classes < 2**63):
+            raise ValueError(f"a calibration is by strangers, not by {strangers} in {classes} classes")
+        return cls(distances, strangers, classes, bool(description["held_out"]))
 
 
 def calibrate(embeddings: NDArray[np.float32], labels: NDArray[np.int64], held_out: bool) -> Calibration | None:
@@ -103,7 +107,8 @@ def calibrate(embeddings: NDArray[np.float32], labels: NDArray[np.int64], held_o
         held_out: As in `Calibration`.
 
     Returns:
-        None if no picture has a stranger, but for copies of it that are of another class by mistake.
+        None if no picture has a stranger at a distance that float32 holds, but for copies of it that are of another
+        class by mistake.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     if len(classes) < 2:
@@ -118,7 +123,7 @@ def calibrate(embeddings: NDArray[np.float32], labels: NDArray[np.int64], held_o
         ]
     )
     ascending = np.sort(nearest.double().numpy())
-    ascending = ascending[ascending > 0]
+    ascending = ascending[(ascending > 0) & np.isfinite(ascending)]
     if not len(ascending):
         return None
     kept = ascending[np.linspace(0, len(ascending) - 1, min(MOST, len(ascending))).round().astype(int)]

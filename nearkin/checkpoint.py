@@ -14,7 +14,7 @@ import torch
 
 from nearkin.errors import InputError
 from nearkin.files import write_file
-from nearkin.models.backbone import read_saved
+from nearkin.models.weights import read_saved
 
 log = logging.getLogger("nearkin")
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         The state; None if there is neither file.
 
     Raises:
-        InputError: There are files, and all are damaged.
+        InputError: There are files, and all are damaged, or the one that is whole is not what a training writes.
     """
     damaged = None
     for file in (path, path.with_name(BEFORE)):
@@ -51,10 +51,13 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             damaged = damaged or file
             continue
         try:
-            state: dict[str, Any] = read_saved(io.BytesIO(content[32:]))
+            state = read_saved(io.BytesIO(content[32:]))
+            if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+                raise ValueError("it has no step")
         except ValueError as error:  # whole, and made by somebody else
             raise InputError(
-                f"{file} is no checkpoint of a training ({error}); remove it to begin the run anew with --resume"
+                f"{file} is no checkpoint of a training ({error}); "
+                "bring it back, or begin the run anew with --overwrite"
             ) from error
         if damaged:
             log.warning("%s is damaged; going on from the one before it, of step %d", damaged, state["step"])

@@ -23,8 +23,8 @@ from nearkin.data.images import Picture, Source
 from nearkin.errors import InputError, nearest
 from nearkin.files import read_mapping, write_file
 from nearkin.models import AnyEmbedder, Backbone, Embedder, MultiLevelEmbedder
-from nearkin.models.backbone import fill, read_tensors
 from nearkin.models.embedder import Pool
+from nearkin.models.weights import fill, read_tensors
 from nearkin.processes import collect, share
 from nearkin.progress import track
 
@@ -51,9 +51,6 @@ class Architecture:
         image: How a picture becomes what the backbone sees.
         levels: As in `nearkin.models.MultiLevelEmbedder`; None is a single head.
         per_level_norm: Whether each level is put on the unit sphere before all of them together are.
-
-    Raises:
-        ValueError: A value that no embedder has.
     """
 
     backbone: str
@@ -63,20 +60,6 @@ class Architecture:
     image: Preprocessing
     levels: tuple[str, ...] | None = None
     per_level_norm: bool = False
-
-    def __post_init__(self) -> None:
-        sound = {  # no more than a type checker would see, had the values not come from a file
-            "backbone": isinstance(self.backbone, str),
-            "embedding_size": type(self.embedding_size) is int and 1 <= self.embedding_size <= LONGEST,
-            "pool": self.pool in get_args(Pool),
-            "normalize": isinstance(self.normalize, bool),
-            "image": {type(self.image.size), type(self.image.resize)} <= {int, type(None)},
-            "levels": self.levels is None or all(isinstance(level, str) for level in self.levels),
-            "per_level_norm": isinstance(self.per_level_norm, bool),
-        }
-        for name, usable in sound.items():
-            if not usable:
-                raise ValueError(f"{name} cannot be {getattr(self, name)!r:.80}")
 
     @property
     def width(self) -> int:
@@ -245,10 +228,9 @@ def load(run: str | Path) -> Model:
             per_level_norm=description.get("per_level_norm", False),
         )
         expected, trained = description["sha256"], description["trained_classes"]
-        if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
-            raise ValueError(f"trained_classes cannot be {trained!r:.80}")
+        check_types(architecture, trained)
         calibration = Calibration.of(description.get("calibration"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"{folder / DESCRIPTION} does not describe a model ({error}); {AGAIN}") from error
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
         raise InputError(
@@ -265,3 +247,26 @@ def load(run: str | Path) -> Model:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(embedder, architecture, trained, calibration, expected)
+
+
+def check_types(architecture: Architecture, trained: object) -> None:
+    """Refuse what no type checker would have let pass, had it not come from a file.
+
+    Raises:
+        ValueError: A value that no embedder has, or other names of classes than a list of them.
+    """
+    image, levels = architecture.image, architecture.levels
+    usable = {
+        "backbone": isinstance(architecture.backbone, str),
+        "embedding_size": type(architecture.embedding_size) is int and 1 <= architecture.embedding_size <= LONGEST,
+        "pool": architecture.pool in get_args(Pool),
+        "normalize": isinstance(architecture.normalize, bool),
+        "image": {type(image.size), type(image.resize)} <= {int, type(None)},
+        "levels": levels is None or all(isinstance(level, str) for level in levels),
+        "per_level_norm": isinstance(architecture.per_level_norm, bool),
+    }
+    for name, good in usable.items():
+        if not good:
+            raise ValueError(f"{name} cannot be {getattr(architecture, name)!r:.80}")
+    if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
+        raise ValueError(f"trained_classes cannot be {trained!r:.80}")

@@ -19,7 +19,7 @@ from nearkin.data import Preprocessing
 from nearkin.embed import METRIC, Model, Network, load
 from nearkin.errors import InputError
 from nearkin.files import write_file
-from nearkin.models.backbone import first_line
+from nearkin.models.weights import first_line
 
 LIMIT = 2_000_000_000
 """Bytes of weights: protobuf ends at 2 GiB, and the graph needs some of it."""

@@ -153,7 +153,11 @@ class RunFolder:
         """
         if not self.exists():
             raise InputError(f"expected the folder of a run, but {self.path} holds no config.yaml; train one first")
-        return read_mapping(self.path / "config.yaml", yaml.safe_load, BACK)
+        config = read_mapping(self.path / "config.yaml", yaml.safe_load, BACK)
+        for part in ("data", "protocol"):
+            if not isinstance(config.get(part), dict):
+                raise InputError(f"{self.path / 'config.yaml'} is damaged (no {part} in it); {BACK}")
+        return config
 
     def result(self) -> dict[str, Any]:
         """The scores of a finished run.
@@ -169,9 +173,15 @@ class RunFolder:
                 f"nearkin train {self.path / 'config.yaml'} --resume"
             )
         result = read_mapping(file, json.loads, BACK)
-        for part in ("untrained", "trained", "protocol", "training"):
-            if not isinstance(result.get(part), dict):
-                raise InputError(f"{file} is damaged (no {part} in it); {BACK}")
+        usable = {
+            "untrained": are_scores(result.get("untrained")),
+            "trained": are_scores(result.get("trained")),
+            "protocol": is_protocol(result.get("protocol")),
+            "training": isinstance(result.get("training"), dict),
+        }
+        for part, good in usable.items():
+            if not good:
+                raise InputError(f"{file} is damaged (no usable {part} in it); {BACK}")
         return result
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -188,9 +198,24 @@ class RunFolder:
             return []
         lines = self.metrics.read_text(errors="replace").split("\n")
         try:
-            return [json.loads(line) for line in lines[:-1] if line]
+            rows = [json.loads(line) for line in lines[:-1] if line]
+            if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+                raise ValueError("a line without a step")
+            return rows
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.metrics} is damaged ({error}); repair or remove it") from error
+
+
+def are_scores(said: object) -> bool:
+    return isinstance(said, dict) and all(isinstance(each, int | float) for each in said.values())
+
+
+def is_protocol(said: object) -> bool:
+    if not isinstance(said, dict) or not isinstance(said.get("scored"), list):
+        return False
+    numbers = ("test_images", "test_classes", "kmeans_restarts", "kmeans_seed")
+    words = (*said["scored"], said.get("kmeans_init"))
+    return all(isinstance(said.get(key), int) for key in numbers) and all(isinstance(word, str) for word in words)
 
 
 def remove_empty(folders: list[Path]) -> None:

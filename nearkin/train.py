@@ -46,7 +46,7 @@ from nearkin.data import (
 )
 from nearkin.data.folder import count
 from nearkin.data.samplers import SeededBatchSampler
-from nearkin.embed import WEIGHTS, Architecture, Model, create_embedder
+from nearkin.embed import LONGEST, WEIGHTS, Architecture, Model, create_embedder
 from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
 from nearkin.gradient_cache import backward_in_pieces
@@ -56,6 +56,7 @@ from nearkin.losses import RankedListLoss
 from nearkin.losses.per_level import PerLevelLoss
 from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm, join_batch_norms
 from nearkin.models.embedder import Pool
+from nearkin.models.weights import first_line
 from nearkin.processes import any_of, average_, gather, once, rank, share, world_size
 from nearkin.progress import Bar, track
 from nearkin.rehearsal import blame, rehearse, rehearse_parts, report_halves, report_singles
@@ -194,6 +195,8 @@ def train(
     ):
         if not given >= least:
             raise InputError(f"{key} must be at least {least}, got {given}")
+    if embedding_size > LONGEST:
+        raise InputError(f"embedding_size must be at most {LONGEST}, got {embedding_size}")
     if warmup >= steps:
         raise InputError(f"warmup must be shorter than the run of {steps} steps, got {warmup}")
     if clip_gradient is not None and not clip_gradient > 0:
@@ -270,10 +273,15 @@ def train(
     state["record"] = record
     progress = once(lambda: load_checkpoint(run.checkpoint)) if resume else None
     if progress is not None:
-        for key, part in state.items():
-            part.load_state_dict(progress[key])
-        batches.load_state_dict(progress["sampler"])
-        step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
+        try:
+            for key, part in (*state.items(), ("sampler", batches)):
+                part.load_state_dict(progress[key])
+            step, seconds, best, untrained = (progress[key] for key in ("step", "seconds", "best", "untrained"))
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{run.checkpoint} is of another training, or of another version of nearkin ({first_line(error)}); "
+                "begin the run anew with --overwrite"
+            ) from error
     else:
         embeddings = model.embed_pictures(pictures, scored_set)
         untrained = protocol.score(embeddings, images.labels[scored_set])

@@ -43,6 +43,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.process: Any = None
+        self.hears = False
         self.pressed = 0
         self.stop: type[KeyboardInterrupt] = KeyboardInterrupt
 
@@ -82,30 +83,32 @@ class Worker:
         receiver, sender = self.context.Pipe(duplex=False)
         # Not a daemon: the training may start processes of its own.
         self.process = self.context.Process(target=_work, args=(settings, log, sender), name="training")
-        passed_on = self.pressed
         self.process.start()
         sender.close()
-        if self.pressed > passed_on:  # while it was being started
-            self._pass_on()
-        while not receiver.poll(POLL_SECONDS):
-            watch()
         try:
+            receiver.recv()  # that it hears what is passed on
+            self.hears = True
+            if self.pressed:
+                self._pass_on()
+            while not receiver.poll(POLL_SECONDS):
+                watch()
             error = receiver.recv()
             self.process.join()
         except EOFError:
             self.process.join()
             error = RunFailed(_ended(self.process.exitcode))
-        self.process = None
+        self.process, self.hears = None, False
         if error is not None:
             raise self.stop if self.pressed else error
 
     def _press(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and self.pressed:  # from a scheduler, and passed on by a launcher
+            return
         if number == signal.SIGTERM:
             self.stop = Terminated
-            if self.pressed:  # it may come twice: from a scheduler, and passed on by a launcher
-                return
         self.pressed += 1
-        self._pass_on()
+        if self.hears or self.pressed >= KILL_AFTER:
+            self._pass_on()
 
     def _pass_on(self) -> None:
         if self.process is None or self.process.pid is None:
@@ -117,12 +120,13 @@ class Worker:
 
 
 def _work(settings: Settings, log: Path, sender: connection.Connection) -> None:
-    """What the process does: train, and send what was raised, or None."""
+    """What the process does: say that it hears Ctrl-C, train, and send what was raised, or None."""
     os.setsid()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with_parent()
     error: BaseException | None = None
     try:
+        sender.send(None)
         log.parent.mkdir(parents=True, exist_ok=True)
         _send_output_to(log)
         train(**settings.build(), resume="--resume" in settings.flags)

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from nearkin import cli, config, tuning
 from nearkin.compare import Request, compare, method_names, read_methods
 from nearkin.data.source import PUBLISHED
 from nearkin.errors import InputError
+from nearkin.interruption import Terminated
 from nearkin.losses import RankedListLoss
 from nearkin.run_folder import RunFolder
 from nearkin.train import train
@@ -558,3 +561,27 @@ def test_options_are_told_from_keys_of_train():
 def test_ctrl_c_between_two_trainings_is_not_lost():
     with pytest.raises(KeyboardInterrupt), Worker():
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("wait", [0, 0.001, 0.005, 0.05])
+def test_a_signal_as_a_training_begins_is_not_lost(pictures, tmp_path, number, wait):
+    """SIGTERM comes twice at most, and then a kill."""
+    begun = ("--data", pictures, "--out", tmp_path / "run", "--image.size", "16", "--steps", "4000")
+    settings = config.read([str(each) for each in begun])
+    worker = Worker()
+
+    def send():
+        while worker.process is None or worker.process.pid is None:
+            time.sleep(0.0002)
+        time.sleep(wait)
+        for _ in range(2 if number == signal.SIGTERM else 1):
+            os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt) as stopped, worker:
+        worker.train(settings, tmp_path / "log.txt")
+    sender.join()
+    assert (stopped.type is Terminated) == (number == signal.SIGTERM)
+    assert not (tmp_path / "run" / "result.json").exists()

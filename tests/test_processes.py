@@ -71,6 +71,17 @@ def test_their_gradients_and_steps_are_those_of_one(ended, processes):
             assert all(torch.equal(first[case][name], other[case][name]) for other in others), f"{case}, {name}"
 
 
+def test_their_scores_are_those_of_one(tmp_path):
+    found = []
+    for processes in (1, 3):
+        done = together(processes, HERE / "joint_scores.py", tmp_path / f"{processes}")
+        assert done.returncode == 0, done.stderr
+        found += [json.loads((tmp_path / f"{processes}.{each}").read_text()) for each in range(processes)]
+    assert len(found) == 4
+    assert all(each == found[0] for each in found)
+    assert 0 < found[0]["few of a class, found in float32"]["map@r"] < 1
+
+
 OPTIONS = [
     *("--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "4"),
     *("--augment.rotate", "10", "--data.validation", "0.2", "--validate_every", "20"),

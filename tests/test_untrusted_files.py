@@ -21,7 +21,6 @@ from nearkin import cli
 from nearkin.checkpoint import load_checkpoint
 from nearkin.embed import load
 from nearkin.errors import InputError
-from nearkin.run_folder import RunFolder
 
 SMALL = ("--steps", "4", "--image.size", "16", "--sampler.classes", "2", "--embedding_size", "8", "--seed", "3")
 
@@ -183,14 +182,30 @@ def test_whatever_a_catalogue_is_said_to_be(nearkin, place):
             assert json.loads(out)["hits"][0]["path"].endswith("photos/class-00/00.png"), what
 
 
-def test_whatever_a_result_is_said_to_be(place):
-    run = RunFolder(place / "run")
-    whole = run.result()
-    for part in ("trained", "untrained", "protocol", "training"):
-        for junk in (*JUNK, ...):
-            if not isinstance(junk, dict):
-                (place / "run/result.json").write_text(json.dumps(changed(whole, (part,), junk)))
-                assert f"no {part} in it" in outcome(InputError, run.result)[1]
+def test_whatever_a_result_is_said_to_be(nearkin, place):
+    file = place / "run/result.json"
+    whole = json.loads(file.read_text())
+    for (path, junk), tree in damaged(whole):
+        if len(path) < 2 or (path[0] == "protocol" and junk in (None, "nonsense", ...)):
+            file.write_text(json.dumps(tree))
+            status, _, err = nearkin("report", place / "run")
+            assert (status, err.count("\n")) in ((0, 0), (2, 1)), (path, junk, err)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "a: 1"),
+        ("config.yaml", "data: []\nprotocol: {}"),
+        ("config.yaml", "data: {root: 3}\nprotocol: {}"),
+        ("config.yaml", "data: {root: x, colour: red}\nprotocol: {}"),
+        ("metrics.jsonl", "1\n[]\n"),
+        ("metrics.jsonl", '{"step": null}\n'),
+    ],
+)
+def test_other_files_of_a_run(nearkin, place, name, text):
+    (place / "run" / name).write_text(text)
+    refused(nearkin("report", place / "run"))
 
 
 def test_weights_of_another_network_are_one_line(place):
@@ -214,6 +229,17 @@ def test_a_checkpoint_that_is_something_else(place):
     for content in (b"", b"PK\3\4" + bytes(100), b"text", pickle.dumps({"step": 1}, protocol=0)):
         file.write_bytes(hashlib.sha256(content).digest() + content)
         assert "is no checkpoint" in outcome(InputError, load_checkpoint, file)[1]
+
+
+@pytest.mark.parametrize(
+    "state", [[1], {}, {"step": "1"}, {"step": 1}, {"step": 2, "embedder": {}}, {"step": 2, "embedder": 3}], ids=str
+)
+def test_a_checkpoint_of_something_else(nearkin, place, state):
+    run, file = place / "run", io.BytesIO()
+    torch.save(state, file)
+    (run / "result.json").unlink()
+    (run / "last.ckpt").write_bytes(hashlib.sha256(file.getvalue()).digest() + file.getvalue())
+    assert "last.ckpt is " in refused(nearkin("train", run / "config.yaml", "--out", run, "--resume"))
 
 
 ALONE = """
@@ -240,8 +266,8 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_nothing_is_fetched_unless_asked_for(tmp_path):
-    """Every command with no network at all, and no name or address is looked for: but ImageNet weights that are."""
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+    """Commands without any network, of which nothing in Python looks for a name or an address: weights alone do."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
         pytest.skip("needs a network namespace of its own: unshare --net")
     photos, run, query = write_pictures(tmp_path / "photos", [6] * 8), tmp_path / "run", "photos/class-00/00.png"
     commands = [

@@ -241,7 +241,8 @@ def described(store: Store) -> dict[str, Any] | None:
     if description is None:
         return None
     model = description.get("model")
-    whole = isinstance(model, dict) and all(isinstance(model.get(key), str) for key in ("sha256", "kept"))
+    kinds = {"sha256": str, "kept": str, "embedding_size": int}
+    whole = isinstance(model, dict) and all(isinstance(model.get(key), kind) for key, kind in kinds.items())
     if description.get("format") != FORMAT or not whole or not isinstance(description.get("table"), str):
         raise InputError(
             f"expected a catalogue of format {FORMAT}, but {store.where} is of format {description.get('format')} or "

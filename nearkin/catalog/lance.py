@@ -127,9 +127,10 @@ class LanceStore:
         if not make and name not in self.tables():
             raise InputError(f"{self.where}: its pictures are gone (no {name}); {ANEW}")
         try:
-            return LanceTable(self.database.create_table(name, schema=schema(size), exist_ok=True))
+            self.database.create_table(name, schema=schema(size), exist_ok=True)
+            return LanceTable(self.database, name)
         except ValueError as error:
-            found = LanceTable(self.database.open_table(name)).size
+            found = LanceTable(self.database, name).size
             raise InputError(
                 f"expected embeddings of {size} numbers in {name} of {self.where}, found {found}"
             ) from error
@@ -179,17 +180,21 @@ class LanceStore:
 class LanceTable:
     """The pictures as one model sees them, in one Lance table."""
 
-    def __init__(self, table: lancedb.table.Table) -> None:
-        self._table = table
-        self.schema = table.schema
+    def __init__(self, database: lancedb.DBConnection, name: str) -> None:
+        self.database, self.name = database, name
+        self.schema = self.table.schema
         self.size: int = self.schema.field("vector").type.list_size
 
     @property
     def table(self) -> lancedb.table.Table:
-        """The table as it stands now, whoever has written into it."""
-        # LanceDB would look by itself, four times a search: a quarter of the time that one takes.
-        self._table.checkout_latest()
-        return self._table
+        """The table as it stands now, whoever has written into it or put another in its place."""
+        # An open one that is to notice that by itself asks the disk four times in one search.
+        try:
+            return self.database.open_table(self.name)
+        except ValueError as error:
+            raise InputError(
+                f"{Path(self.database.uri).parent}: its pictures are gone (no {self.name}); {ANEW}"
+            ) from error
 
     @errors_of_the_system()
     def count(self, label: str | None = None) -> int:

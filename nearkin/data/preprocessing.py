@@ -6,8 +6,8 @@ from typing import get_args
 from nearkin.data.images import Fit, Picture, Source, read_image, to_square
 from nearkin.errors import InputError
 
-MOST = 2**14
-"""Of a side in pixels: squares of more fill a memory by themselves."""
+MOST = 2**12
+"""Of a side in pixels: a batch of larger squares is for no memory."""
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,18 @@ class Data:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Data":
-        """From the `data` of a run's configuration."""
+        """From the `data` of a run's configuration.
+
+        Raises:
+            InputError: It is damaged.
+        """
         cache = config.get("cache")
-        return cls(**{**config, "root": Path(config["root"]), "cache": cache and Path(cache)})
+        try:
+            return cls(**{**config, "root": Path(config["root"]), "cache": cache and Path(cache)})
+        except (TypeError, LookupError) as error:
+            raise InputError(
+                f"data of config.yaml is damaged ({error}); bring the file back, or train the run anew"
+            ) from error
 
     @classmethod
     def at(cls, root: str | Path | None, name: str | None) -> "Data":

@@ -31,7 +31,7 @@ def evaluate(
 
     Without a gallery every image searches all the others; with one, it searches the gallery. Clustering is always of
     `embeddings`, by k-means into as many clusters as they have classes; init, restarts and seed are part of its result
-    and should be reported with it.
+    and should be reported with it. In a nearkin command of several processes all have to call it, as `retrieval`.
 
     Args:
         embeddings: (N, D), NumPy or PyTorch, of any floating type, or integers.

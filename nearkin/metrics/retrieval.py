@@ -90,7 +90,8 @@ def retrieval(
     every K. Queries with more than one in 256 of the gallery in their class, or with as many others at nearly the same
     distance as their own, take a float64 product and a top-k instead. Memory is the embeddings in float32 and a few
     hundred MB; for a gallery of more than 200,000, a few times what 128 float32 numbers for each of them take. In a
-    nearkin command of several processes each takes its share of the queries, and all have the whole result.
+    nearkin command of several processes all have to call it with the same arguments: each takes its share of the
+    queries, and all have the whole result.
 
     Args:
         queries: (Q, D) embeddings, NumPy or PyTorch, of any floating type; computed on the device they are on.
@@ -152,9 +153,8 @@ def retrieval(
         if alone:
             score[torch.arange(len(rows)), rows] = -torch.inf
         record(rows, *_judge(score, gallery_class, query_class[rows], relevant[rows]))
-    rank, average_precision, precision = (
-        torch.cat(collect(each[mine].cpu())) for each in (rank, average_precision, precision)
-    )
+    judged = collect([each[mine].cpu().numpy().copy() for each in (rank, average_precision, precision)])
+    rank, average_precision, precision = map(torch.from_numpy, map(np.concatenate, zip(*judged, strict=True)))
     return {
         **{f"recall@{k}": float((rank < min(k, len(others))).double().mean()) for k in ks},
         "map@r": float(average_precision.mean()),

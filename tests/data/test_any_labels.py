@@ -1,13 +1,15 @@
 """Any labels and sizes at all: every sampler deals batches as it says, or says in one line why it cannot."""
 
 from collections import Counter
-from itertools import islice
+from itertools import combinations, islice
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 from strategies import INTEGERS, examples
 from support import outcome
 
@@ -40,13 +42,16 @@ def npair(sizes, batch):
 
 
 def triplets(sizes, batch):
-    """Whether every choice of anchors leaves each triplet a negative: tried with the anchors that leave the fewest."""
-    count, total, pairs = batch // 3, sum(sizes.values()), [size for size in sizes.values() if size >= 2]
+    """Whether every choice of the anchors' classes leaves each triplet a negative of its own, by trying all."""
+    count, pairs = batch // 3, [name for name, size in sizes.items() if size >= 2]
     if batch < 3 or batch % 3 or len(pairs) < count:
         return False
-    spare = total - 2 * count
-    # One triplet takes every picture of a class but its pair for none; more of them can exchange.
-    return spare >= count and all(spare - (size - 2) >= 1 for size in pairs)
+    for chosen in combinations(pairs, count):
+        spare = [name for name, size in sizes.items() for _ in range(size - 2 * (name in chosen))]
+        usable = [[each != anchor for each in spare] for anchor in chosen]  # (triplets, spare pictures)
+        if not spare or (maximum_bipartite_matching(csr_array(usable), "column") < 0).any():
+            return False
+    return True
 
 
 def two_streams(sizes, classes, images):

@@ -102,7 +102,7 @@ def test_prefetch_passes_errors_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "resize", "message"), [(0, None, "1 to 16384, got 0"), (32, 16, r"image\.size=32 to 16384, got 16")]
+    ("size", "resize", "message"), [(0, None, "1 to 4096, got 0"), (32, 16, r"image\.size=32 to 4096, got 16")]
 )
 def test_impossible_sizes_are_refused(size, resize, message):
     with pytest.raises(InputError, match=message):

@@ -9,7 +9,7 @@ from torch import nn
 
 from nearkin.errors import InputError
 from nearkin.models import Backbone, BNInception, ConvNet
-from nearkin.models.backbone import fill
+from nearkin.models.weights import fill
 
 
 @pytest.mark.parametrize("form", ["pt", "pth of a training script", "safetensors"])
@@ -114,8 +114,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, kind):
         ({"state_dict": 3}, "expected a dictionary of tensors, found int; save module.state_dict()"),
         (
             nn.Linear(2, 2),
-            "expected a dictionary of tensors, found an object of torch.nn.modules.linear.Linear; "
-            "save module.state_dict()",
+            "expected tensors and plain values, as in a state_dict, found an object of torch.nn.modules.linear.Linear",
         ),
         (
             {"model": ConvNet().state_dict(), "best": torch.tensor(0.5), "epoch": 3},

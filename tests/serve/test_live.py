@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support import wait_for
 
-from nearkin.catalog import Catalog, name, upgrade
+from nearkin.catalog import Catalog, index, name, upgrade
 from nearkin.catalog.store import id_of
 from nearkin.serve.live import Live
 
@@ -122,6 +122,19 @@ def test_a_catalogue_that_is_gone(client_of, own, refused, photos):
     refused(client.get("/api/health"), 503, line)
     refused(client.post("/api/search", content=photos[0].read_bytes()), 503, line)
     refused(client.get("/api/map"), 503, line)
+
+
+def test_a_catalogue_made_anew_in_its_place_is_the_one_that_answers(client_of, made, own, photos):
+    for each in photos[:5]:  # so many versions that the new one is behind them
+        name(own / "catalog", "name", [each])
+    client, before = client_of(own / "catalog"), Catalog.open(own / "catalog").description
+    shutil.rmtree(own / "catalog")
+    fewer = photos[0].parent
+    index(own / "catalog", made / "run", fewer)
+    assert Catalog.open(own / "catalog").description == before
+    assert client.get("/api/health").json()["pictures"] == len(list(fewer.iterdir()))
+    found = client.post("/api/search", content=photos[0].read_bytes()).json()
+    assert found["hits"][0]["id"] == id_of(str(photos[0]))
 
 
 def test_the_map_outlives_the_process_that_lays_it_out(own, photos):
