@@ -52,15 +52,15 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             continue
         try:
             state = read_saved(io.BytesIO(content[32:]))
-            if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-                raise ValueError("it has no step")
+            if not isinstance(state, dict):
+                raise ValueError(f"it holds {type(state).__name__}")
         except ValueError as error:  # whole, and made by somebody else
             raise InputError(
                 f"{file} is no checkpoint of a training ({error}); "
                 "bring it back, or begin the run anew with --overwrite"
             ) from error
         if damaged:
-            log.warning("%s is damaged; going on from the one before it, of step %d", damaged, state["step"])
+            log.warning("%s is damaged; going on from the one before it, of step %s", damaged, state.get("step"))
             os.replace(file, path)  # else the next one would be kept beside the damaged one
         return state
     if damaged:
