@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from nearkin.catalog.indexing import AT_ONCE
 from nearkin.catalog.lance import LanceStore
-from nearkin.catalog.store import Entry, Record, Table, Vectors, id_of
+from nearkin.catalog.store import Entry, Found, Record, Table, Vectors, id_of
 
 SIZE = 512
 DIMENSIONS = 32  # intrinsic
@@ -71,8 +71,8 @@ def report(name: str, vectors: Vectors, queries: Vectors, truth: list[set[int]],
     """Print what single queries and a batch take, and their recall."""
     place = {id_of(f"/photos/class-{i // OF_A_CLASS:05d}/{i:07d}.jpg"): i for i in range(len(vectors))}
 
-    def found(hits: list[list[tuple[Record, float]]]) -> float:
-        of = [len({place[record.id] for record, _ in each} & true) for each, true in zip(hits, truth, strict=False)]
+    def found(hits: list[list[Found]]) -> float:
+        of = [len({place[near.id] for near in each} & true) for each, true in zip(hits, truth, strict=False)]
         return sum(of) / K / len(of)
 
     alone, hits = each_alone(lambda query: table.nearest(query[None], K)[0], queries[:ALONE])
@@ -86,7 +86,7 @@ def report(name: str, vectors: Vectors, queries: Vectors, truth: list[set[int]],
     )
 
 
-def each_alone(search: Callable[[Vectors], list[tuple[Record, float]]], queries: Vectors) -> tuple[list[float], list]:
+def each_alone(search: Callable[[Vectors], list], queries: Vectors) -> tuple[list[float], list]:
     """Milliseconds of each query, and what it found."""
     search(queries[0])  # what is loaded on first use
     times, hits = [], []

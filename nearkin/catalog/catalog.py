@@ -185,17 +185,17 @@ class Catalog:
         if self.calibration is not None:
             threshold = self.calibration.threshold(false_matches, pictures)
         found = self.table.nearest(vector[None], min(k + (but is not None), max(pictures, 1)), label)[0]
-        others = [(record, distance) for record, distance in found if record.id != but]
+        others = [each for each in found if each.id != but]
         hits = [
             Hit(
-                record.path,
-                record.label,
-                distance,
-                None if threshold is None else distance <= threshold,
-                record.id,
-                record.sha256 in itself,
+                each.path,
+                each.label,
+                each.distance,
+                None if threshold is None else each.distance <= threshold,
+                each.id,
+                each.sha256 in itself,
             )
-            for record, distance in others[:k]
+            for each in others[:k]
         ]
         voting = [each.label for each in hits if each.match is not False and not each.itself]
         # Counter keeps the order of first appearance, so that of equals the nearer comes first.

@@ -23,7 +23,7 @@ import pyarrow as pa
 from lancedb.index import HnswSq
 from lancedb.query import LanceVectorQueryBuilder
 
-from nearkin.catalog.store import Entry, Found, Record, Vectors
+from nearkin.catalog.store import KNOWN, TOLD, Entry, Found, Record, Vectors, record, told
 from nearkin.embed import DESCRIPTION, WEIGHTS
 from nearkin.errors import InputError, printable
 from nearkin.files import locked, read_mapping, write_file
@@ -62,7 +62,6 @@ NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and what is not Unicode: LanceDB opens no folder that has one in its path."""
 
 DESCRIBED, DROPPED, INDEX = "catalog.json", "dropped", "vector_idx"
-KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
 
 
 def schema(size: int) -> pa.Schema:
@@ -130,9 +129,9 @@ class LanceStore:
             self.database.create_table(name, schema=schema(size), exist_ok=True)
             return LanceTable(self.database, name)
         except ValueError as error:
-            found = LanceTable(self.database, name).size
+            other = LanceTable(self.database, name).size
             raise InputError(
-                f"expected embeddings of {size} numbers in {name} of {self.where}, found {found}"
+                f"expected embeddings of {size} numbers in {name} of {self.where}, found {other}"
             ) from error
 
     def tables(self) -> list[str]:
@@ -212,15 +211,15 @@ class LanceTable:
     def entries(self, ids: Sequence[str]) -> list[Entry]:
         if not ids:
             return []
-        found = self.table.search().where(f"id IN ({', '.join(map(quoted, ids))})").limit(len(ids)).to_arrow()
-        vectors = matrix(found["vector"], self.size)
-        rows = found.drop_columns(["vector"]).to_pylist()
-        return [Entry(record(row), row["thumbnail"], vector) for row, vector in zip(rows, vectors, strict=True)]
+        rows = self.table.search().where(f"id IN ({', '.join(map(quoted, ids))})").limit(len(ids)).to_arrow()
+        vectors = matrix(rows["vector"], self.size)
+        others = rows.drop_columns(["vector"]).to_pylist()
+        return [Entry(record(row), row["thumbnail"], vector) for row, vector in zip(others, vectors, strict=True)]
 
     @errors_of_the_system()
     def vectors(self) -> tuple[list[str], Vectors]:
-        found = self.table.search().select(["id", "vector"]).to_arrow()
-        return found["id"].to_pylist(), matrix(found["vector"], self.size)
+        rows = self.table.search().select(["id", "vector"]).to_arrow()
+        return rows["id"].to_pylist(), matrix(rows["vector"], self.size)
 
     @errors_of_the_system()
     def put(self, entries: Sequence[Entry]) -> None:
@@ -251,14 +250,14 @@ class LanceTable:
             .limit(k)
             .ef(max(EXPLORED, 2 * k))
             .refine_factor(REFINED)
-            .select([*KNOWN, "_distance"])
+            .select([*TOLD, "_distance"])
         )
         if label is not None:
             search = search.where(labelled(label), prefilter=True)
         hits: list[list[Found]] = [[] for _ in queries]
         for row in search.to_list():
-            hits[row.get("query_index", 0)].append((record(row), float(max(row["_distance"], 0.0) ** 0.5)))
-        return [sorted(each, key=lambda found: (found[1], found[0].path)) for each in hits]
+            hits[row.get("query_index", 0)].append(told(row, row["_distance"]))
+        return [sorted(each, key=lambda near: near.order) for each in hits]
 
     @errors_of_the_system()
     def settle(self) -> None:
@@ -281,10 +280,6 @@ def labelled(label: str) -> str:
 
 def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def record(row: dict[str, Any]) -> Record:
-    return Record(**{name: row[name] for name in KNOWN})
 
 
 def matrix(column: pa.ChunkedArray, size: int) -> Vectors:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nearkin.catalog.store import Entry, Found, Record, Vectors, id_of
+from nearkin.catalog.store import KNOWN, TOLD, Entry, Found, Record, Vectors, id_of, record, told
 from nearkin.catalog.turn import Turn
 from nearkin.errors import InputError
 
@@ -46,7 +46,6 @@ LONGEST = 65_535
 PREFIX = "nearkin_"
 DESCRIBED = "nearkin_catalog"
 TICKET = "ticket "
-KNOWN = ["id", "path", "label", "named", "sha256", "size", "stamp"]
 
 
 class MilvusStore:
@@ -212,17 +211,17 @@ class MilvusTable:
         self._written()
 
     def nearest(self, queries: Vectors, k: int, label: str | None = None) -> list[list[Found]]:
-        found = ask(
+        answers = ask(
             self.client.search,
             self.collection,
             list(queries),
             limit=min(k, MOST),
             filter=labelled(label),
-            output_fields=KNOWN,
+            output_fields=TOLD,
         )
         # Milvus leaves the root out of Euclidean distances.
-        hits = [[(record(hit["entity"]), float(max(hit["distance"], 0.0) ** 0.5)) for hit in each] for each in found]
-        return [sorted(each, key=lambda found: (found[1], found[0].path)) for each in hits]
+        hits = [[told(hit["entity"], hit["distance"]) for hit in each] for each in answers]
+        return [sorted(each, key=lambda near: near.order) for each in hits]
 
     def settle(self) -> None:
         """Nothing: Milvus indexes and merges by itself."""
@@ -293,7 +292,3 @@ def kind(label: str | None) -> str:
 def labelled(label: str | None) -> str:
     """The filter for a label, or for none."""
     return "" if label is None else f'kind == "{kind(label)}"'
-
-
-def record(row: dict[str, Any]) -> Record:
-    return Record(**{name: row[name] for name in KNOWN})

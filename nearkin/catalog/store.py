@@ -4,9 +4,9 @@ Shape key: q = queries, k = hits of each, D = embedding size.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,8 +48,41 @@ class Entry:
     vector: Vectors
 
 
-Found = tuple[Record, float]
-"""A picture and its Euclidean distance from the query."""
+@dataclass(frozen=True)
+class Found:
+    """A picture that a search found.
+
+    Args:
+        id, path, label, sha256: As in `Record`. The rest of it is not looked up: each column takes a search its time.
+        distance: From the query, Euclidean.
+    """
+
+    id: str
+    path: str
+    label: str | None
+    sha256: str
+    distance: float
+
+    @property
+    def order(self) -> tuple[float, str]:
+        """What hits are sorted by: nearest first, equals by their paths."""
+        return self.distance, self.path
+
+
+KNOWN = [each.name for each in fields(Record)]
+"""Columns of what is known of a picture."""
+
+TOLD = [each.name for each in fields(Found) if each.name != "distance"]
+"""Columns of what a search tells."""
+
+
+def record(row: Mapping[str, Any]) -> Record:
+    return Record(**{name: row[name] for name in KNOWN})
+
+
+def told(row: Mapping[str, Any], square: float) -> Found:
+    """What a search tells of a row, at a squared distance that may have become negative by rounding."""
+    return Found(**{name: row[name] for name in TOLD}, distance=max(square, 0.0) ** 0.5)
 
 
 class Table(Protocol):

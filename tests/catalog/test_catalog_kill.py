@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import wait_for
-from test_store import SIZE, check_nearest, entry, holds
+from test_store import SIZE, check_nearest, entry, holds, is_of
 
 from nearkin import cli
 from nearkin.catalog import Catalog, indexing, lance
@@ -49,7 +49,7 @@ def version(place, generation):
     """What a picture is in a generation: everything but its path is another in each."""
     vector = np.random.default_rng([place, generation]).normal(size=SIZE)
     made = entry(f"{place}.jpg", vector, f"label {generation % 7}", named=bool(generation % 2))
-    record = replace(made.record, stamp=str(generation), size=generation)
+    record = replace(made.record, stamp=str(generation), size=generation, sha256=str(generation))
     return replace(made, record=record, thumbnail=f"{place} {generation} ".encode() * 300)
 
 
@@ -162,11 +162,11 @@ def read(folder, stop, pipe):
                 least = n
             for query, answer in zip(queries, table.nearest(queries, 10), strict=True):
                 assert len(answer) == min(10, least) or least < 50
-                for record, distance in answer:
-                    place = int(record.path.split("/")[-1].removesuffix(".jpg"))
-                    as_it_was = version(place, record.size)
-                    assert record == as_it_was.record
-                    assert distance == pytest.approx(np.linalg.norm(as_it_was.vector - query), rel=1e-5)
+                for near in answer:
+                    place = int(near.path.split("/")[-1].removesuffix(".jpg"))
+                    as_it_was = version(place, int(near.sha256))
+                    assert is_of(near, as_it_was)
+                    assert near.distance == pytest.approx(np.linalg.norm(as_it_was.vector - query), rel=1e-5)
             times += 1
     except BaseException as error:
         pipe.send(error)

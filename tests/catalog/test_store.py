@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -86,6 +86,12 @@ def some(n, label=None, seed=0, name="p"):
     return [entry(f"{name}{i:05d}.jpg", vector, label) for i, vector in enumerate(vectors)]
 
 
+def is_of(near, entry):
+    """Whether a search tells of a picture what is known of it."""
+    told = {name: value for name, value in asdict(near).items() if name != "distance"}
+    return told.items() <= asdict(entry.record).items() and len(told) == 4
+
+
 def same(found, expected):
     """The entries, in any order, to the last bit."""
     assert sorted(each.record.id for each in found) == sorted(each.record.id for each in expected)
@@ -128,17 +134,18 @@ def check_nearest(table, entries, queries, k, label=None, exact=True):
     known = {each.record.id: each for each in entries}
     for query, answer in zip(queries, answers, strict=True):
         expected = reference(entries, query, k, label)
-        distances = [distance for _, distance in answer]
+        distances = [near.distance for near in answer]
         np.testing.assert_allclose(distances, [distance for distance, _ in expected], rtol=2e-6, atol=1e-6)
-        assert len({record.id for record, _ in answer}) == len(answer)
-        assert [(d, r.path) for r, d in answer] == sorted((d, r.path) for r, d in answer)
-        for record, distance in answer:
-            assert record == known[record.id].record
-            true = np.linalg.norm(known[record.id].vector.astype(np.float64) - query.astype(np.float64))
-            assert distance == pytest.approx(true, rel=2e-6, abs=1e-6)
+        assert len({near.id for near in answer}) == len(answer)
+        assert [(near.distance, near.path) for near in answer] == sorted((near.distance, near.path) for near in answer)
+        for near in answer:
+            assert is_of(near, known[near.id])
+            true = np.linalg.norm(known[near.id].vector.astype(np.float64) - query.astype(np.float64))
+            assert near.distance == pytest.approx(true, rel=2e-6, abs=1e-6)
         last = distances[-1] if distances else 0.0  # among equals at the end, any may be left out
         if exact:
-            assert [r for r, d in answer if d < last - 1e-5] == [r for d, r in expected if d < last - 1e-5]
+            nearer = [near.id for near in answer if near.distance < last - 1e-5]
+            assert nearer == [record.id for distance, record in expected if distance < last - 1e-5]
 
 
 def test_a_new_place_holds_nothing(store):
@@ -220,7 +227,7 @@ def test_distances_of_near_duplicates(table):
     entries = [entry(f"{i:02d}.jpg", vector) for i, vector in enumerate(vectors)]
     table.put(entries)
     check_nearest(table, entries, vectors, 5, exact=False)
-    assert [answer[0][1] for answer in table.nearest(vectors, 1)] == [0.0] * 60
+    assert [answer[0].distance for answer in table.nearest(vectors, 1)] == [0.0] * 60
 
 
 def test_many_pictures_and_many_ids(table):
@@ -247,11 +254,11 @@ def test_an_index_finds_what_brute_force_does(tmp_path, monkeypatch):
             queries, right, wanted = random.normal(size=(10, SIZE)).astype(np.float32), 0, 0
             for query, answer in zip(queries, table.nearest(queries, k, label), strict=True):
                 expected = reference(entries, query, k, label)
-                assert len({record.id for record, _ in answer}) == len(answer) == len(expected)
-                for record, distance in answer:
-                    assert record == known[record.id].record
-                    assert distance == pytest.approx(np.linalg.norm(known[record.id].vector - query), rel=1e-5)
-                right += len({record.id for record, _ in answer} & {record.id for _, record in expected})
+                assert len({near.id for near in answer}) == len(answer) == len(expected)
+                for near in answer:
+                    assert is_of(near, known[near.id])
+                    assert near.distance == pytest.approx(np.linalg.norm(known[near.id].vector - query), rel=1e-5)
+                right += len({near.id for near in answer} & {record.id for _, record in expected})
                 wanted += len(expected)
             assert right >= 0.98 * wanted, (k, label)
 
@@ -300,7 +307,8 @@ def test_hostile_labels_and_paths(table):
     table.put(entries)
     holds(table, entries)
     for each in entries[:-1]:
-        assert [record for record, _ in table.nearest(queries, 50, each.record.label)[0]] == [each.record]
+        (near,) = table.nearest(queries, 50, each.record.label)[0]
+        assert is_of(near, each)
         same(table.entries([each.record.id]), [each])
     for label in ("no such", "'; --", "%", "_", "NULL", "\\"):
         assert table.nearest(queries, 50, label) == [[]]
