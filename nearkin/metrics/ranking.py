@@ -26,6 +26,8 @@ TILE = 2**12
 SAMPLE = 1000
 # Float64 coordinates times this have squares that neither vanish nor overflow: from 2**-800 to float32's largest.
 LIFT = 2.0**300
+# Exponent of a scale: float64 holds no 2.0**1024.
+FINEST = 1000
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Grid:
     Order of distances is kept up to the rounding, which moves a coordinate by at most 2**-25 of the largest distance
     from the origin (2**-24 where one coordinate has nearly all of it): what float32 itself does to a vector of that
     length. Integers, or multiples of any power of two, are not moved at all where no distance from the origin reaches
-    2**24 of these units. Vectors less than 1e-240 from the origin count as equal to it.
+    2**24 of these units. Vectors less than 1e-240 from the origin (on the sphere, if they are put there) count as equal
+    to it.
 
     Attributes:
         origin: (D,) float64.
@@ -55,14 +58,16 @@ class Grid:
         """
         # Distances do not depend on the origin, but precision does. The mean would not keep integers integers.
         sample = gallery[:: -(-len(gallery) // SAMPLE)]
-        origin = (_on_sphere(sample) if normalize else sample.double()).median(dim=0).values
+        sample = _on_sphere(sample) if normalize else sample.double()
+        origin = sample.contiguous().median(dim=0).values  # of an expanded tensor PyTorch finds none of its values
         length = coordinate = 0.0
         for x in (gallery, *others):
             for tile in cls(origin, 1.0, normalize)._tiles(x):
                 coordinate = max(coordinate, float(tile.abs().max()))
                 length = max(length, float(torch.linalg.vector_norm(tile.mul_(LIFT), dim=1).max()) / LIFT)
         # x < 2 ** the exponent of x
-        return cls(origin, 2.0 ** min(25 - math.frexp(length)[1], 24 - math.frexp(coordinate)[1]), normalize)
+        exponent = min(25 - math.frexp(length)[1], 24 - math.frexp(coordinate)[1])
+        return cls(origin, 2.0 ** min(exponent, FINEST), normalize)
 
     def round(self, x: Tensor) -> Tensor:
         """Put vectors (N, D) on the grid: integers (N, D), held in float32."""
@@ -79,7 +84,9 @@ class Grid:
 
 def _on_sphere(x: Tensor) -> Tensor:
     """Unit vectors (N, D) in float64; zeros stay zeros."""
-    return F.normalize(x.double() * LIFT, eps=2.0**-500)
+    lifted = x.double() * LIFT  # none is subnormal any more; then by a power of two, to a largest coordinate near 1
+    exponent = torch.frexp(lifted.abs().amax(dim=1, keepdim=True)).exponent
+    return F.normalize(lifted * torch.pow(2.0, -exponent.double()))
 
 
 def to_grid(queries: Tensor, gallery: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:

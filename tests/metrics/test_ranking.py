@@ -87,6 +87,31 @@ def test_the_grid_of_unit_vectors_is_that_of_vectors_on_the_sphere():
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 2.0**-830, 2.0**-800, 1e-100, 1.0, 1e30])
+def test_vectors_of_any_length_come_onto_the_sphere(size):
+    points = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, -1.0]], dtype=torch.float64)
+    grid = ranking.Grid.around(points, normalize=True)
+    small = points.clone()
+    small[:3] *= size
+    assert torch.equal(grid.round(small), grid.round(points))
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1e-250])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_points_at_the_end_of_float64_count_as_equal(size, columns):
+    grid, _ = to_grid(*[torch.tensor([[0.0] * columns, [size] * columns, [-size] * columns], dtype=torch.float64)] * 2)
+    assert grid.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_an_expanded_tensor_is_what_its_copy_is(dtype, normalize):
+    points = torch.tensor([[0.25, 0.5, 3.0]], dtype=dtype).expand(5, 3)
+    for _ in range(20):  # what PyTorch's own median finds there is whatever lay in the memory
+        grid = ranking.Grid.around(points, normalize=normalize)
+        assert torch.equal(grid.origin, ranking.Grid.around(points.clone(), normalize=normalize).origin)
+
+
 def test_an_offset_common_to_all_costs_no_precision():
     x = torch.randint(-8, 8, (50, 8), generator=generator()).double() / 2**10
     near, _ = to_grid(x, x)
