@@ -163,6 +163,21 @@ def classes_of(root, files):
         path.write_bytes(data)
 
 
+def test_training_leaves_out_whatever_cannot_be_read(tmp_path, caplog):
+    files = sound() | broken() | flipped(1)
+    classes_of(tmp_path, files)
+    listed = scan(tmp_path)
+    kept, pictures = read_all(listed, Preprocessing(SIDE), of=10 * len(files))  # so that they are less than a tenth
+    names = {path.name for path in kept.paths}
+    assert sound().keys() <= names
+    assert not [name for name in names & broken().keys() if not name.startswith("cut-9-")]
+    assert len(pictures) == len(names)
+    assert len(caplog.records) == len(files) - len(names) + 1
+    for path, found in zip(kept.paths, pictures[np.arange(len(kept.paths))].numpy(), strict=True):
+        again = to_square(read_image(path, at_least=SIDE), SIDE).transpose(2, 0, 1)
+        np.testing.assert_array_equal(found, again, err_msg=path.name)
+
+
 def test_training_names_a_few_bad_ones_and_goes_on(nearkin, odd_files, tmp_path, caplog):
     for seed in range(4):
         classes_of(tmp_path / "pictures", {f"{seed}-{name}": data for name, data in sound(seed).items()})
@@ -207,15 +222,15 @@ def catalog(tmp_path_factory):
 
 def test_indexing_takes_the_sound_ones_and_names_the_rest(nearkin, odd_files, tmp_path, catalog, caplog):
     photos = tmp_path / "photos"
-    classes_of(photos, sound() | broken())
+    classes_of(photos, sound() | broken() | flipped(1))
     reasons = odd_files(photos / "class-0")
     status, out, err = nearkin("index", catalog / "run", photos, "--catalog", tmp_path / "catalog")
     assert (status, "Traceback" in err) == (0, False), err
     skipped = {Path(each.getMessage().split(": ")[0]).name for each in caplog.records}
     assert reasons.keys() <= skipped
     assert not sound().keys() & skipped
-    read = set(broken()) - skipped
-    assert not [name for name in read if not name.startswith("cut-9-")]
+    read = (broken() | flipped(1)).keys() - skipped
+    assert not [name for name in read if not name.startswith(("cut-9-", "flipped-"))]
     assert f"{len(sound()) + len(read)} pictures embedded, 0 as they were, {len(skipped)} unreadable" in out
     # Each is found by what Pillow shows of it.
     opened = Catalog.open(tmp_path / "catalog")

@@ -163,7 +163,9 @@ def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: 
         table = store.table(table_name, model.architecture.width)
         present = {id_of(str(job.path)) for job in jobs}
         moved = by_content(known, but=present)
-        embedded, kept, unread = fill(table, looking(model, run, ray, jobs, known, moved), len(jobs))
+        embedded, kept, unread = fill(
+            table, while_there(photos, looking(model, run, ray, jobs, known, moved)), len(jobs)
+        )
         if len(unread) == len(jobs):
             raise no_picture(photos, list(unread.values()))
         gone = once(lambda: left_behind(table, known, present, photos))
@@ -346,6 +348,22 @@ def fill(table: Table, looked_at: Generator[Seen, None, None], jobs: int) -> tup
                 for problem in seen.unreadable.values():
                     log.warning("skipped %s", problem)
     return embedded, jobs - embedded - len(unread), unread
+
+
+def while_there(photos: Path, looked_at: Generator[Seen, None, None]) -> Generator[Seen, None, None]:
+    """What is seen in a folder, as long as the folder is there.
+
+    Raises:
+        InputError: It has vanished, as what is mounted from elsewhere may.
+    """
+    with closing(looked_at) as groups:
+        for seen in groups:
+            if seen.unreadable and not photos.is_dir():
+                raise InputError(
+                    f"{photos} is gone; what was read before is in the catalogue: bring the folder back and run the "
+                    "command again"
+                )
+            yield seen
 
 
 def looking(

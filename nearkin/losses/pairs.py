@@ -51,13 +51,16 @@ def check_pairs(
     """Return a batch and its gallery, if there is one, as `check_batch` does, on the unit sphere if asked.
 
     Raises:
-        ValueError: As in `check_batch`; one of gallery and gallery_labels without the other; embeddings of two sizes.
+        ValueError: As in `check_batch`; one of gallery and gallery_labels without the other; embeddings of two sizes or
+            on two devices.
     """
     x = check_batch(embeddings, labels)
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels must be given together, got one without the other")
     if gallery is not None and gallery_labels is not None:
         gallery = check_batch(gallery, gallery_labels, "gallery").to(x.dtype)
+        if gallery.device != x.device:
+            raise ValueError(f"gallery must be on the device of the embeddings, {x.device}, got {gallery.device}")
         if gallery.shape[1] != x.shape[1]:
             raise ValueError(
                 f"embeddings and gallery must have one size D, got {x.shape[1]} and {gallery.shape[1]}: "
@@ -74,8 +77,8 @@ def check_batch(embeddings: Tensor, labels: Tensor, name: str = "embeddings") ->
     Labels are integers of any type, or booleans for two classes.
 
     Raises:
-        ValueError: The embeddings are not a finite floating-point matrix of at least one column and of rows up to
-            LONGEST, or the labels not N integers. Values are looked at where `may_look`.
+        ValueError: The embeddings are not a dense, finite floating-point matrix of at least one column and of rows up
+            to LONGEST, or the labels not N integers on their device or the CPU. Values are looked at where `may_look`.
     """
     if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
         kinds = f"{type(embeddings).__name__} and {type(labels).__name__}"
@@ -92,6 +95,14 @@ def check_batch(embeddings: Tensor, labels: Tensor, name: str = "embeddings") ->
         )
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels must be integer class ids, got {labels.dtype}: convert with labels.long()")
+    if not embeddings.layout == labels.layout == torch.strided:
+        raise ValueError(
+            f"{name} and labels must be dense, got {embeddings.layout} and {labels.layout}: use to_dense()"
+        )
+    if labels.device != embeddings.device and labels.device.type != "cpu":
+        raise ValueError(
+            f"labels must be on the CPU or on the device of the {name}, {embeddings.device}, got {labels.device}"
+        )
     x = embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
     # The length of all together bounds that of each row, in a tenth of the time of looking at each.
     if may_look(x) and not torch.linalg.vector_norm(x.detach()) <= LONGEST:

@@ -37,6 +37,8 @@ def as_embeddings(embeddings: Array, name: str = "embeddings") -> Tensor:
         values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
     if values.layout != torch.strided:
         raise ValueError(f"{name} must be dense, got {values.layout}")
+    if values.device.type == "meta":
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
     values = values.detach()
     # In float64, where the limit is not itself infinite as in float16. False for NaN as well.
     limit = torch.finfo(torch.float32).max
@@ -58,6 +60,8 @@ def as_labels(labels: Array, count: int | None = None, name: str = "labels") -> 
     if isinstance(labels, Tensor):  # NumPy has neither
         if labels.layout != torch.strided:
             raise ValueError(f"{name} must be dense, got {labels.layout}")
+        if labels.device.type == "meta":
+            raise ValueError(f"{name} must have values, got a tensor on the device meta")
         if labels.is_floating_point():
             raise ValueError(f"{name} must be integers, got {str(labels.dtype).removeprefix('torch.')}")
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)

@@ -943,6 +943,27 @@ def test_a_folder_whose_pictures_all_became_unreadable_is_one_line_and_nothing_i
     assert records(where) == before
 
 
+def test_a_folder_that_vanishes_while_it_is_indexed(nearkin, run, photos, where, monkeypatch, caplog):
+    away, original = photos.parent / "away", indexing.write
+    monkeypatch.setattr(indexing, "AT_ONCE", 4)
+
+    def write(table, seen):
+        original(table, seen)
+        if photos.exists():
+            photos.rename(away)
+
+    monkeypatch.setattr(indexing, "write", write)
+    refused(nearkin("index", run, photos, "--catalog", where), f"{photos} is gone", "run the command again")
+    there = len(records(where))
+    assert 4 <= there < 30
+    assert caplog.text == ""
+    away.rename(photos)
+    monkeypatch.setattr(indexing, "write", original)
+    status, out, _ = nearkin("index", run, photos, "--catalog", where)
+    assert (status, f"{30 - there} pictures embedded, {there} as they were" in out) == (0, True)
+    assert len(records(where)) == 30
+
+
 @pytest.mark.parametrize("place", ["catalog", "class-00/deep/catalog"])
 def test_a_catalogue_among_the_pictures_is_not_walked(nearkin, index, run, photos, where, place, caplog):
     inside = photos / place

@@ -155,6 +155,7 @@ def test_finite_or_refused(name, data):
         found = gradients(value, [*([x] if x.requires_grad else []), *learned])
         in_half = x.requires_grad and x.dtype == torch.float16  # which ends at 65,504
         assert all(each.isfinite().all() for each in found[int(in_half) :] if each is not None)
+        assert not any(each.isnan().any() for each in found if each is not None)
     # However it lies in memory, and whatever its precision, it is the same batch.
     same = plain.float() if plain.dtype.itemsize == 2 else plain
     torch.testing.assert_close(compute(loss, same, y.long()), value, rtol=1e-4, atol=1e-4)
@@ -236,6 +237,7 @@ def test_any_gallery(name, data):
     if moving and value.requires_grad:
         for each, gradient in zip(moving, gradients(value, moving), strict=True):
             assert gradient is None or each.dtype == torch.float16 or gradient.isfinite().all()
+            assert gradient is None or not gradient.isnan().any()
 
 
 @pytest.mark.parametrize(
@@ -248,13 +250,23 @@ def test_any_gallery(name, data):
         (torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2).long(), "got torch.complex64"),
         (torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "must be integer class ids, got torch.complex64"),
         (torch.tensor([[1.0], [-1.1e16]]), torch.arange(2), r"at most 1e\+16 long, got a row of length 1.1e\+16"),
+        (torch.zeros(2, 3).to_sparse(), torch.arange(2), "must be dense, got torch.sparse_coo and torch.strided"),
+        (torch.zeros(2, 3), torch.arange(2).to_sparse(), "must be dense, got torch.strided and torch.sparse_coo"),
+        (torch.zeros(2, 3), torch.arange(2, device="meta"), "on the device of the embeddings, cpu, got meta"),
         (torch.full((2, 9), 1e30), torch.arange(2), r"at most 1e\+16 long, got a row of length 3e\+30"),
     ],
 )
-@pytest.mark.parametrize("name", ["contrastive", "facility location", "DAML"])
+@pytest.mark.parametrize("name", FORMS)
 def test_what_was_expected_and_what_came(name, embeddings, ids, line):
     with pytest.raises(ValueError, match=line):
         make(name, 3)(embeddings, ids)
+
+
+@pytest.mark.parametrize("name", WITH_GALLERY)
+def test_a_gallery_on_another_device_is_refused(name):
+    x, y = torch.zeros(2, 3), torch.arange(2)
+    with pytest.raises(ValueError, match="gallery must be on the device of the embeddings, cpu, got meta"):
+        make(name, 3)(x, y, x.to("meta"), y)
 
 
 def test_the_longest_embeddings_are_taken():

@@ -204,6 +204,8 @@ SOUND = torch.zeros(2, 3)
         (SOUND.numpy().astype(">f4"), [0, 1], "got >f4"),
         (SOUND.numpy().astype(np.longdouble), [0, 1], "got float128"),
         (SOUND.to_sparse(), [0, 1], "embeddings must be dense, got torch.sparse_coo"),
+        (SOUND.to("meta"), [0, 1], "embeddings must have values, got a tensor on the device meta"),
+        (SOUND, torch.arange(2, device="meta"), "labels must have values, got a tensor on the device meta"),
         (SOUND[0], [0, 1], r"embeddings must be \(N, D\) .* got shape \(3,\)"),
         (SOUND[None], [0, 1], r"got shape \(1, 2, 3\)"),
         (SOUND, ["cat", "dog"], "labels must be integers, got <U3"),
