@@ -1,11 +1,11 @@
 """A model and pictures -> every metric on the classes that the model has never seen."""
 
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,12 @@ from nearkin.data.folder import ImageList, count
 from nearkin.embed import Model, load
 from nearkin.errors import InputError
 from nearkin.progress import track
-from nearkin.run_folder import RunFolder
+from nearkin.run_folder import BACK, RunFolder
 
 log = logging.getLogger("nearkin")
+
+Start = Literal["k-means++", "random"]
+"""Of k-means."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,21 @@ class Protocol:
 
     ks: tuple[int, ...] = (1, 2, 4, 8)
     kmeans_restarts: int = 1
-    kmeans_init: Literal["k-means++", "random"] = "k-means++"
+    kmeans_init: Start = "k-means++"
     kmeans_seed: int = 0
     classes: Literal["test", "validation"] = "test"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Protocol":
+        """From the `protocol` of a run's configuration.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise InputError(f"protocol of config.yaml is damaged ({error}); {BACK}") from error
 
     def scored(self, split: ClassSplit) -> NDArray[np.int64]:
         """The classes that are scored.
@@ -53,6 +68,9 @@ class Protocol:
         return split.validation if self.classes == "validation" else split.test
 
     def __post_init__(self) -> None:
+        starts = get_args(Start)
+        if self.kmeans_init not in starts:
+            raise InputError(f"protocol.kmeans_init is one of {', '.join(starts)}, got {self.kmeans_init!r}")
         if not self.ks or min(self.ks) < 1:
             raise InputError(f"protocol.ks expects one or more numbers of at least 1, got {list(self.ks)}")
         for key, value, least in (
@@ -166,7 +184,7 @@ def evaluate_run(run: Path, data: Data | None = None, levels: Sequence[str] | No
     config = RunFolder(run).config()
     unseen = embed_unseen(model, data or Data.of(config["data"]), None if data else scored_classes(RunFolder(run)))
     embeddings = unseen.embeddings if levels is None else model.of_levels(levels, unseen.embeddings)
-    protocol, labels = Protocol(**config["protocol"]), unseen.images.labels
+    protocol, labels = Protocol.of(config["protocol"]), unseen.images.labels
     return {
         "trained": protocol.score(embeddings, labels),
         "protocol": protocol.about(labels, unseen.images.classes),

@@ -208,6 +208,15 @@ def test_other_files_of_a_run(nearkin, place, name, text):
     refused(nearkin("report", place / "run"))
 
 
+@pytest.mark.parametrize(
+    "change", ['"ks": 3', '"colour": 1', '"kmeans_init": "x"', '"kmeans_seed": null', '"ks": ["a"]']
+)
+def test_a_protocol_that_is_none(nearkin, place, change):
+    config = place / "run/config.yaml"
+    config.write_text(config.read_text().replace("protocol:\n", f"protocol: {{{change}}}\nother:\n"))
+    assert "protocol" in refused(nearkin("evaluate", place / "run"))
+
+
 def test_weights_of_another_network_are_one_line(place):
     weights = place / "run/model.safetensors"
     tensors = load_file(weights)

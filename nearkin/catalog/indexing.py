@@ -354,11 +354,11 @@ def while_there(photos: Path, looked_at: Generator[Seen, None, None]) -> Generat
     """What is seen in a folder, as long as the folder is there.
 
     Raises:
-        InputError: It has vanished, as what is mounted from elsewhere may.
+        InputError: It has vanished, or is empty, as the place is where something was mounted.
     """
     with closing(looked_at) as groups:
         for seen in groups:
-            if seen.unreadable and not photos.is_dir():
+            if seen.unreadable and (not photos.is_dir() or not any(photos.iterdir())):
                 raise InputError(
                     f"{photos} is gone; what was read before is in the catalogue: bring the folder back and run the "
                     "command again"

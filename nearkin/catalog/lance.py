@@ -199,6 +199,7 @@ class LanceTable:
     def count(self, label: str | None = None) -> int:
         return int(self.table.count_rows(None if label is None else labelled(label)))
 
+    @errors_of_the_system()
     def version(self) -> int:
         return int(self.table.version)
 

@@ -37,8 +37,8 @@ class Grid:
     Order of distances is kept up to the rounding, which moves a coordinate by at most 2**-25 of the largest distance
     from the origin (2**-24 where one coordinate has nearly all of it): what float32 itself does to a vector of that
     length. Integers, or multiples of any power of two, are not moved at all where no distance from the origin reaches
-    2**24 of these units. Vectors less than 1e-240 from the origin (on the sphere, if they are put there) count as equal
-    to it.
+    2**24 of these units. Vectors less than 1e-240 from the origin (on the sphere, if they are put there) may count as
+    equal to it.
 
     Attributes:
         origin: (D,) float64.

@@ -943,21 +943,24 @@ def test_a_folder_whose_pictures_all_became_unreadable_is_one_line_and_nothing_i
     assert records(where) == before
 
 
-def test_a_folder_that_vanishes_while_it_is_indexed(nearkin, run, photos, where, monkeypatch, caplog):
+@pytest.mark.parametrize("left", [False, True], ids=["gone", "as what was mounted"])
+def test_a_folder_that_vanishes_while_it_is_indexed(nearkin, run, photos, where, monkeypatch, caplog, left):
     away, original = photos.parent / "away", indexing.write
     monkeypatch.setattr(indexing, "AT_ONCE", 4)
 
     def write(table, seen):
         original(table, seen)
-        if photos.exists():
+        if not away.exists():
             photos.rename(away)
+            if left:
+                photos.mkdir()
 
     monkeypatch.setattr(indexing, "write", write)
     refused(nearkin("index", run, photos, "--catalog", where), f"{photos} is gone", "run the command again")
     there = len(records(where))
     assert 4 <= there < 30
     assert caplog.text == ""
-    away.rename(photos)
+    away.rename(photos)  # in place of the empty one, too
     monkeypatch.setattr(indexing, "write", original)
     status, out, _ = nearkin("index", run, photos, "--catalog", where)
     assert (status, f"{30 - there} pictures embedded, {there} as they were" in out) == (0, True)

@@ -98,9 +98,12 @@ def test_vectors_of_any_length_come_onto_the_sphere(size):
 
 @pytest.mark.parametrize("size", [5e-324, 1e-300, 1e-250])
 @pytest.mark.parametrize("columns", [1, 2])
-def test_points_at_the_end_of_float64_count_as_equal(size, columns):
+def test_points_at_the_end_of_float64_are_in_order_or_count_as_equal(size, columns):
     grid, _ = to_grid(*[torch.tensor([[0.0] * columns, [size] * columns, [-size] * columns], dtype=torch.float64)] * 2)
     assert grid.isfinite().all()
+    assert grid[0].eq(0).all()
+    assert torch.equal(grid[1], -grid[2])
+    assert (grid[1] >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
