@@ -264,7 +264,7 @@ def merge(tree: Tree, layer: Tree) -> None:
     for key, value in layer.items():
         check_key(str(key))
         if key in CLASSES:
-            tree[key] = merge_class(key, tree[key], value)
+            tree[key] = given(key, merge_class(key, tree[key], value), leaves(default_tree())[key])
         elif isinstance(tree[key], dict):
             if not isinstance(value, dict):
                 if key not in SHORT:
