@@ -20,8 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nearkin.catalog.indexing import AT_ONCE
 from nearkin.catalog.lance import LanceStore
+from nearkin.catalog.look import AT_ONCE
 from nearkin.catalog.store import Entry, Found, Record, Table, Vectors, id_of
 
 SIZE = 512

@@ -4,40 +4,25 @@ Every group of pictures that was embedded is written at once and stays, whatever
 command goes on where it was stopped.
 """
 
-import hashlib
-import io
 import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import simplejpeg
-import torch
-from PIL import Image
-
 from nearkin.catalog.catalog import FORMAT, check_model, described, existing, model_of
-from nearkin.catalog.store import Entry, Record, Store, Table, id_of, open_store
-from nearkin.data import prefetch
+from nearkin.catalog.look import Job, Seen, look, prepare
+from nearkin.catalog.store import Record, Store, Table, id_of, open_store
 from nearkin.data.folder import count, files_below, names
-from nearkin.data.images import Picture, UnreadableImage, open_picture, read_image, refusal, to_square, unreadable
+from nearkin.data.images import UnreadableImage
 from nearkin.data.preprocessing import Preprocessing
 from nearkin.embed import Model, load
 from nearkin.errors import InputError, check_unicode
-from nearkin.processes import collect, once, rank, world_size
-from nearkin.progress import Bar
+from nearkin.processes import collect, once, rank
 
 log = logging.getLogger("nearkin")
-
-AT_ONCE = 256
-"""Pictures between two writes."""
-
-THUMBNAIL = 160
-"""Longer side of the copies, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -67,58 +52,6 @@ class Done:
         elif self.gone:
             parts.append(f"{len(self.gone):,} gone, but still in the catalogue (--prune takes them out)")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A picture that belongs into a catalogue, and what is said of it."""
-
-    path: Path
-    label: str | None
-    named: bool = False
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A picture on its way into a catalogue.
-
-    Args:
-        record: What will be known of it.
-        square: What the model sees.
-        thumbnail: A small copy.
-    """
-
-    record: Record
-    square: Picture
-    thumbnail: bytes
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A picture whose embedding and small copy are those of another row.
-
-    Args:
-        record: What will be known of it.
-        source: Id of that row.
-    """
-
-    record: Record
-    source: str
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A group of pictures that was looked at.
-
-    Args:
-        embedded: Those that the model has just seen.
-        moved: Those of whose content there is a row.
-        unreadable: By path, why.
-    """
-
-    embedded: list[Entry]
-    moved: list[Moved]
-    unreadable: dict[str, str]
 
 
 def index(where: str | Path, run: Path, photos: Path, prune: bool = False, ray: str | None = None) -> Done:
@@ -382,45 +315,6 @@ def looking(
     return look_on_ray(ray, run, jobs, known, moved)
 
 
-def look(
-    model: Model, jobs: Sequence[Job], known: dict[str, Record], moved: dict[str, Record]
-) -> Generator[Seen, None, None]:
-    """Read pictures, group by group, and embed those of whose content the catalogue has no embedding; write nothing.
-
-    Of several processes each takes every so manieth group, and all take as many, of which the last may be empty.
-
-    Args:
-        model: What embeds.
-        jobs: The pictures.
-        known: The rows of the catalogue, by id.
-        moved: Rows that no job is about, by content: a job that has it is taken for that picture in another place.
-    """
-    round_ = AT_ONCE * world_size()
-    starts = range(0, len(jobs), round_)
-    mine = [jobs[start + AT_ONCE * rank() : start + AT_ONCE * (rank() + 1)] for start in starts]
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Bar("indexing", len(jobs)) as bar:
-
-        def read(group: Sequence[Job]) -> list[Ready | Moved | UnreadableImage | None]:
-            return list(threads.map(lambda job: prepare(job, known, moved, model.architecture.image), group))
-
-        for start, group, results in zip(starts, mine, prefetch(read, mine), strict=True):
-            yield see(model, group, results)
-            bar.advance(min(round_, len(jobs) - start))
-
-
-def see(model: Model, group: Sequence[Job], results: Sequence[Ready | Moved | UnreadableImage | None]) -> Seen:
-    """Embed what was read of a group."""
-    ready = [each for each in results if isinstance(each, Ready)]
-    embedded = []
-    if ready:
-        squares = torch.from_numpy(np.stack([each.square for each in ready])).permute(0, 3, 1, 2)
-        vectors = model.run(torch.split(squares, model.batch))
-        embedded = [Entry(each.record, each.thumbnail, vector) for each, vector in zip(ready, vectors, strict=True)]
-    pairs = zip(group, results, strict=True)
-    unread = {str(job.path): str(each) for job, each in pairs if isinstance(each, UnreadableImage)}
-    return Seen(embedded, [each for each in results if isinstance(each, Moved)], unread)
-
-
 def write(table: Table, seen: Seen) -> None:
     """Write a group at once: what was embedded, and what takes over the embedding of another row."""
     rows = {row.record.id: row for row in table.entries(sorted({each.source for each in seen.moved}))}
@@ -432,53 +326,3 @@ def writing(store: Store) -> Iterator[None]:
     """Be the one who writes, of several processes the first; another command waits."""
     with store.writing() if rank() == 0 else nullcontext():
         yield
-
-
-def prepare(
-    job: Job, known: dict[str, Record], moved: dict[str, Record], preprocessing: Preprocessing
-) -> Ready | Moved | UnreadableImage | None:
-    """Read a picture; None if the catalogue has it as it is and as it is called. Otherwise as `look`."""
-    path = str(job.path)
-    here = known.get(id_of(path))
-    try:
-        path.encode()
-        with open_picture(path) as file:
-            stat = os.fstat(file.fileno())  # before the content: a change in between shows the next time
-            stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-            data = None if here is not None and here.stamp == stamp else file.read()
-    except UnicodeEncodeError:
-        return refusal(path, "its name is not UTF-8; rename it")
-    except OSError as error:
-        return unreadable(path, error)
-    sha256 = here.sha256 if here is not None and data is None else hashlib.sha256(data or b"").hexdigest()
-    same = here if here is not None and here.sha256 == sha256 else moved.get(sha256)
-    label, named = job.label, job.named
-    if not named:
-        by_person = next((each for each in (same, here) if each is not None and each.named), None)
-        if by_person is not None:  # who knows better than a folder, and named the picture, wherever it is now
-            label, named = by_person.label, True
-        elif label is None and here is not None:
-            label = here.label
-    record = Record(id_of(path), path, label, named, sha256, stat.st_size, stamp)
-    if record == here:
-        return None
-    if same is not None:
-        return Moved(record, same.id)
-    assert data is not None  # else it would be as it was here
-    try:
-        return Ready(record, *views(data, path, preprocessing))
-    except UnreadableImage as error:
-        return error
-
-
-def views(data: bytes, path: str, preprocessing: Preprocessing) -> tuple[Picture, bytes]:
-    """What the model sees of a file's content, exactly as of the same file in a search; and a small copy, JPEG."""
-    file = io.BytesIO(data)
-    file.name = path
-    picture = read_image(file, at_least=preprocessing.side)
-    square = to_square(picture, preprocessing.side, preprocessing.fit)
-    if min(picture.shape[:2]) < THUMBNAIL:  # a JPEG may have been decoded too small for a copy
-        picture = read_image(data, at_least=THUMBNAIL)
-    small = Image.fromarray(picture)
-    small.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
-    return square, simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=80)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nearkin.catalog.indexing import AT_ONCE, Job, Seen, prepare, see
+from nearkin.catalog.look import AT_ONCE, Job, Seen, prepare, see
 from nearkin.catalog.store import Record, id_of
 from nearkin.embed import load
 from nearkin.errors import InputError

@@ -22,7 +22,7 @@ from rich.cells import cell_len
 from support import write_pictures
 
 import nearkin as nk
-from nearkin.catalog import Catalog, indexing, upgrade
+from nearkin.catalog import Catalog, indexing, look, upgrade
 from nearkin.catalog.catalog import model_of
 from nearkin.catalog.lance import LanceStore
 from nearkin.data.images import read_image
@@ -142,9 +142,9 @@ def test_what_is_there_is_not_embedded_again(index, photos, embedded, monkeypatc
     assert index().startswith("0 pictures embedded, 30 as they were\n")
     reads = []
     monkeypatch.setattr(
-        indexing.hashlib,
+        look.hashlib,
         "sha256",
-        lambda data, original=indexing.hashlib.sha256: reads.append(len(data)) or original(data),
+        lambda data, original=look.hashlib.sha256: reads.append(len(data)) or original(data),
     )
     assert index().startswith("0 pictures embedded, 30 as they were\n")
     contents = [path.stat().st_size for path in pictures(photos)]
@@ -254,7 +254,7 @@ def test_a_whole_folder_that_moved_is_there_once(nearkin, run, photos, where, tm
 @pytest.mark.parametrize("command", ["index", "label"])
 def test_pictures_that_change_places_keep_their_embeddings_apart(nearkin, index, photos, where, monkeypatch, command):
     """However many are written at once: an embedding is taken only from a row that stays as it is."""
-    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    monkeypatch.setattr(look, "AT_ONCE", 2)
     index()
     before = entries(where)
     first, second, third = (photos / f"class-0{number}" / "00.png" for number in (0, 2, 4))
@@ -589,9 +589,9 @@ def test_a_picture_named_twice_or_by_a_link_is_there_once(nearkin, index, photos
 
 def test_a_picture_is_read_once_to_be_named(nearkin, catalog, photos, where, tmp_path, monkeypatch):
     new = [photos / "class-00" / "00.png", *sorted((write_pictures(tmp_path / "new", [4], 31) / "class-00").iterdir())]
-    decoded, original = [], indexing.read_image
-    monkeypatch.setattr(indexing, "THUMBNAIL", 8)  # for which these pictures would be read again
-    monkeypatch.setattr(indexing, "read_image", lambda *all, **more: decoded.append(all) or original(*all, **more))
+    decoded, original = [], look.read_image
+    monkeypatch.setattr(look, "THUMBNAIL", 8)  # for which these pictures would be read again
+    monkeypatch.setattr(look, "read_image", lambda *all, **more: decoded.append(all) or original(*all, **more))
     assert nearkin("label", where, "name", *new)[0] == 0
     assert len(decoded) == len(new) - 1
 
@@ -604,7 +604,7 @@ def test_one_unreadable_picture_and_nothing_is_named(nearkin, catalog, photos, w
     before = records(where)
     refused(nearkin("label", where, "name", photos / "class-00" / "00.png", bad), bad, "nothing was named")
     many = sorted(write_pictures(tmp_path / "more", [5], 32).rglob("*.png"))
-    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    monkeypatch.setattr(look, "AT_ONCE", 2)
     refused(nearkin("label", where, "name", *many, bad), bad, "nothing was named")
     refused(nearkin("label", where, " ", photos / "class-00" / "00.png"), "an empty one")
     assert records(where) == before
@@ -721,7 +721,7 @@ def test_an_upgrade_that_was_stopped_goes_on_with_what_has_changed_since(
     nearkin, catalog, make_run, run, photos, where, embedded, monkeypatch
 ):
     other, query = make_run(seed=1), pictures(photos)[0]
-    monkeypatch.setattr(indexing, "AT_ONCE", 4)
+    monkeypatch.setattr(look, "AT_ONCE", 4)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         status, _, err = nearkin("index", "--upgrade", other, "--catalog", where)
@@ -746,9 +746,9 @@ def test_an_upgrade_that_was_stopped_goes_on_with_what_has_changed_since(
 SLOW = """
 import sys, time
 from nearkin import cli
-from nearkin.catalog import indexing
+from nearkin.catalog import look
 from nearkin.embed import Model
-indexing.AT_ONCE = 2
+look.AT_ONCE = 2
 run = Model.run
 def slow(model, batches):
     time.sleep(0.2)
@@ -821,7 +821,7 @@ def interrupt_after(patch, calls):
 
 
 def test_ctrl_c_is_one_line_and_the_rest_goes_on(nearkin, index, run, photos, where, embedded, monkeypatch):
-    monkeypatch.setattr(indexing, "AT_ONCE", 4)
+    monkeypatch.setattr(look, "AT_ONCE", 4)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
         status, out, err = nearkin("index", run, photos, "--catalog", where)
@@ -946,7 +946,7 @@ def test_a_folder_whose_pictures_all_became_unreadable_is_one_line_and_nothing_i
 @pytest.mark.parametrize("left", [False, True], ids=["gone", "as what was mounted"])
 def test_a_folder_that_vanishes_while_it_is_indexed(nearkin, run, photos, where, monkeypatch, caplog, left):
     away, original = photos.parent / "away", indexing.write
-    monkeypatch.setattr(indexing, "AT_ONCE", 4)
+    monkeypatch.setattr(look, "AT_ONCE", 4)
 
     def write(table, seen):
         original(table, seen)
@@ -1128,7 +1128,7 @@ def test_a_mistake_is_one_line(nearkin, run, photos, where, tmp_path, arguments,
 
 def test_small_appends_are_merged(nearkin, index, run, photos, where, monkeypatch):
     monkeypatch.setattr("nearkin.catalog.lance.PIECES", 5)
-    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    monkeypatch.setattr(look, "AT_ONCE", 2)
     index()
     name = json.loads((where / "catalog.json").read_text())["table"]
     table = LanceStore(where).table(name, SIZE)

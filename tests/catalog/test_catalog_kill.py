@@ -23,7 +23,7 @@ from support import wait_for
 from test_store import SIZE, check_nearest, entry, holds, is_of
 
 from nearkin import cli
-from nearkin.catalog import Catalog, indexing, lance
+from nearkin.catalog import Catalog, lance, look
 from nearkin.catalog.lance import LanceStore, LanceTable
 from nearkin.embed import load
 
@@ -233,7 +233,7 @@ def command(arguments, end=None):
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    indexing.AT_ONCE = 3
+    look.AT_ONCE = 3
     if end is not None:
         end()
     cli.main(list(map(str, arguments)))

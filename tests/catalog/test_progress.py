@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from nearkin.catalog import indexing
+from nearkin.catalog import look
 from nearkin.embed import Model
 
 
@@ -22,7 +22,7 @@ def slow(monkeypatch):
         time.sleep(0.3)
         return original(model, batches)
 
-    monkeypatch.setattr(indexing, "AT_ONCE", 6)
+    monkeypatch.setattr(look, "AT_ONCE", 6)
     monkeypatch.setattr(Model, "run", run)
 
 
