@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import numpy as np
 
 from nearkin import metrics
-from nearkin.cli import several
 from nearkin.processes import joined, rank
+from nearkin.terminal import several
 
 
 def cases():

@@ -16,10 +16,10 @@ sys.path.append(str(Path(__file__).parent / "losses"))
 from test_every_loss import LABELS, LOSSES
 
 from nearkin import losses
-from nearkin.cli import several
 from nearkin.gradient_cache import backward_in_pieces
 from nearkin.models import join_batch_norms
 from nearkin.processes import average_, joined, rank, share, world_size
+from nearkin.terminal import several
 from nearkin.train import jointly
 
 ODD = torch.arange(14) % 5  # no number of processes divides it

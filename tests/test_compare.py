@@ -14,7 +14,7 @@ import yaml
 from support import write_pictures
 from torch import nn
 
-from nearkin import cli, config, tuning
+from nearkin import commands, config, tuning
 from nearkin.compare import Request, compare, method_names, read_methods
 from nearkin.data.source import PUBLISHED
 from nearkin.errors import InputError
@@ -536,7 +536,7 @@ def test_a_users_mistake_is_one_line_and_status_2(nearkin, arguments, message):
 
 
 def test_options_are_told_from_keys_of_train():
-    own, others = cli.split_options(
+    own, others = commands.split_options(
         [
             "a.yaml",
             "--steps",
