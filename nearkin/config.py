@@ -263,6 +263,9 @@ def merge(tree: Tree, layer: Tree) -> None:
     """Lay keys over those of `tree`, in place; another class drops the arguments of the one before."""
     for key, value in layer.items():
         check_key(str(key))
+        if key not in tree:
+            above, below = key.split(".", 1)
+            raise InputError(f"{key}: the keys of a file have no dots; write {above}: {{{below}: ...}}")
         if key in CLASSES:
             tree[key] = given(key, merge_class(key, tree[key], value), leaves(default_tree())[key])
         elif isinstance(tree[key], dict):

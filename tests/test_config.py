@@ -250,6 +250,8 @@ def test_mistakes_are_named_with_the_nearest_that_exists(arguments, message):
         (b"loss: {class_path: AngularLoss, init_args: {alfa: 3}}", "did you mean loss.alpha?"),
         (b"augment: {mirorr: false}", "did you mean augment.mirror?"),
         (b"1: 2", "unknown key 1"),
+        (b"loss.alpha: 1.2", "^loss.alpha: the keys of a file have no dots; write loss: {alpha: ...}$"),
+        (b"schedule.: StepLR", "^schedule.: the keys of a file have no dots; write "),
         (b"schedule: {}", "schedule needs a class to belong to"),
         (b"loss: {init_args: 3}", "loss.init_args expects keys and values, got 3"),
         (b"steps: null", "steps expects a value, such as its default 1000, got null"),
