@@ -43,7 +43,7 @@ def run_training(settings: "Settings") -> "RunFolder":
     from nearkin.interruption import Terminated, terminable
     from nearkin.processes import rank
     from nearkin.run_folder import RunFolder
-    from nearkin.train import Preempted, TrainingStopped
+    from nearkin.stopped import Preempted, TrainingStopped
     from nearkin.train import train as start
 
     built = settings.build()

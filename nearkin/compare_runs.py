@@ -16,7 +16,7 @@ from nearkin.errors import InputError
 from nearkin.files import read_mapping, write_file
 from nearkin.progress import Bar
 from nearkin.run_folder import BACK, RunFolder
-from nearkin.train import Diverged, TrainingStopped
+from nearkin.stopped import Diverged, TrainingStopped
 from nearkin.worker import RunFailed, Worker
 
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -8,8 +8,6 @@ steps as one: each has its share of every batch in its network, and all compute 
 
 import inspect
 import itertools
-import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,19 +49,20 @@ from nearkin.errors import InputError
 from nearkin.evaluate import Protocol
 from nearkin.gradient_cache import backward_in_pieces
 from nearkin.interruption import interruptible
+from nearkin.joint_training import devices, freeze_unused, jointly
 from nearkin.journal import JsonLines
 from nearkin.losses import RankedListLoss
 from nearkin.losses.per_level import PerLevelLoss
 from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm, join_batch_norms
 from nearkin.models.embedder import Pool
 from nearkin.models.weights import first_line
-from nearkin.processes import any_of, average_, gather, once, rank, share, world_size
+from nearkin.processes import any_of, average_, once, rank, share, world_size
 from nearkin.progress import Bar, track
 from nearkin.rehearsal import blame, rehearse, rehearse_parts, report_halves, report_singles
 from nearkin.run_folder import RunFolder
+from nearkin.seeds import reseed, step_seed
+from nearkin.stopped import Diverged, Preempted, TrainingStopped, compute_loss, diverged, healthy
 from nearkin.training_record import TrainingRecord
-
-log = logging.getLogger("nearkin")
 
 NEW_LAYER_RATE = 10.0
 """Layers that start from random weights beside a pretrained backbone learn this much faster, as in all three papers."""
@@ -74,20 +73,7 @@ CALIBRATION_PICTURES = 1_000
 LOG_EVERY = 10
 """Steps between two rows of `metrics.jsonl`."""
 
-
 P = ParamSpec("P")
-
-
-class TrainingStopped(RuntimeError):  # noqa: N818
-    """The run cannot go on, or was told not to; the message says where it stands and how to go on."""
-
-
-class Preempted(TrainingStopped):
-    """SIGTERM came, and a checkpoint was written."""
-
-
-class Diverged(TrainingStopped):
-    """The loss or the weights became NaN or infinite: the same configuration will do so again."""
 
 
 def alone(function: Callable[P, RunFolder]) -> Callable[P, RunFolder]:
@@ -369,76 +355,6 @@ def train(
     return run
 
 
-def compute_loss(criterion: nn.Module, embeddings: Tensor, labels: Tensor, run: RunFolder, step: int) -> Tensor:
-    """The loss of a batch, finite.
-
-    Raises:
-        TrainingStopped: The embeddings or their loss are not finite (`Diverged`), or the loss refuses them.
-    """
-    try:
-        value: Tensor = criterion(embeddings, labels)
-    except Exception as error:  # looked at only now: each look makes a GPU wait
-        if not embeddings.isfinite().all():
-            raise Diverged(diverged(run, step, criterion)) from error
-        if isinstance(error, ValueError):  # what only this network's distances could show
-            raise TrainingStopped(f"loss, at step {step}: {error}") from error
-        raise
-    if not value.isfinite():
-        raise Diverged(diverged(run, step, criterion))
-    return value
-
-
-def devices(accelerator: str) -> dict[str, Any]:
-    """What Fabric has to know of the processes that torchrun started, if it did.
-
-    Raises:
-        InputError: They are more than there are GPUs.
-    """
-    if world_size() == 1:
-        return {"devices": 1}
-    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-    if accelerator != "cpu" and 0 < gpus < here:
-        raise InputError(
-            f"torchrun started {here} processes on a machine with {count(gpus, 'GPU')}; start as many as there are "
-            "GPUs, or add --accelerator cpu"
-        )
-    return {"devices": here, "num_nodes": world_size() // here, "strategy": "ddp"}
-
-
-def freeze_unused(embedder: AnyEmbedder, size: int) -> None:
-    """Freeze parameters that get no gradient, such as those of layers behind the last level: DDP would wait for it."""
-    embedder.eval()
-    embedder(torch.zeros(1, 3, size, size)).sum().backward()
-    for parameter in embedder.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
-
-
-def jointly(
-    compare: Callable[[Tensor], Tensor], total: int, own_seed: int, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Compare the embeddings of all processes, with the same random numbers on each, those of now.
-
-    Until then every process has its own: dropout in their networks differs.
-    """
-    generators = [torch.default_generator]
-    if device.type != "cpu":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [each.get_state() for each in generators]
-    reseed(own_seed, device)
-
-    def compare_all(embeddings: Tensor) -> Tensor:
-        own = [each.get_state() for each in generators]
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        value = compare(gather(embeddings, total))
-        for generator, state in zip(generators, own, strict=True):
-            generator.set_state(state)
-        return value
-
-    return compare_all
-
-
 def parameter_groups(embedder: AnyEmbedder, criterion: nn.Module) -> list[dict[str, Any]]:
     """The backbone's parameters, then those that no pretrained weights ever cover: the heads', the loss's if any."""
     groups = [list(part.parameters()) for part in (embedder.backbone, embedder.head, criterion)]
@@ -474,29 +390,6 @@ def feed(
         yield *drawn.popleft(), batch
 
 
-def step_seed(*key: int) -> int:
-    """A seed of its own for every key, such as (seed, step)."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def reseed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` for the CPU and one device; that one looks for every kind there is, which takes 1 ms."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-@torch.no_grad()
-def healthy(embedder: AnyEmbedder, views: Tensor, at_once: int) -> bool:
-    """Whether all weights and statistics are finite, and so are the embeddings that they give, so many at a time."""
-    if not all(tensor.isfinite().all() for tensor in embedder.state_dict().values()):
-        return False
-    embedder.eval()
-    finite = all(bool(embedder(part).isfinite().all()) for part in torch.split(views, at_once))
-    embedder.train()
-    return finite
-
-
 def validate(
     model: Model, pictures: Pictures, validation_set: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> dict[str, float]:
@@ -511,20 +404,6 @@ def calibrated(model: Model, pictures: Pictures, images: ImageList, split: Class
     known = images.of_classes(split.validation if held_out else split.train)
     some = np.sort(np.random.default_rng(seed).permutation(known)[:CALIBRATION_PICTURES])
     return calibrate(model.embed_pictures(pictures, some), images.labels[some], held_out)
-
-
-def diverged(run: RunFolder, step: int, criterion: nn.Module) -> str:
-    """What to tell a person whose loss became NaN or infinite."""
-    state = load_checkpoint(run.checkpoint)
-    if state is not None:
-        good = f"the last good checkpoint is {run.checkpoint} (step {state['step']})"
-    else:
-        good = f"no checkpoint had been written to {run.path} yet"
-    loss = criterion.losses[0] if isinstance(criterion, PerLevelLoss) else criterion
-    return (
-        f"{type(loss).__name__} became NaN or infinite at step {step}; {good}; "
-        "use a lower learning rate (--optimizer.lr) or --clip_gradient"
-    )
 
 
 def further_loggers(kinds: Sequence[str], run: RunFolder, config: dict[str, Any]) -> list[Logger]:

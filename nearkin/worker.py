@@ -19,7 +19,8 @@ from nearkin.children import end_with_parent, forking
 from nearkin.config import Settings
 from nearkin.errors import InputError
 from nearkin.interruption import Terminated
-from nearkin.train import TrainingStopped, train
+from nearkin.stopped import TrainingStopped
+from nearkin.train import train
 
 POLL_SECONDS = 0.5
 

@@ -17,10 +17,10 @@ from test_every_loss import LABELS, LOSSES
 
 from nearkin import losses
 from nearkin.gradient_cache import backward_in_pieces
+from nearkin.joint_training import jointly
 from nearkin.models import join_batch_norms
 from nearkin.processes import average_, joined, rank, share, world_size
 from nearkin.terminal import several
-from nearkin.train import jointly
 
 ODD = torch.arange(14) % 5  # no number of processes divides it
 MEMORY = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_size=6, memory_size=20)

@@ -25,7 +25,8 @@ from nearkin.evaluate import evaluate_run
 from nearkin.losses import CrossBatchMemory, RankedListLoss
 from nearkin.models import Backbone, ConvNet, Embedder
 from nearkin.run_folder import RunFolder
-from nearkin.train import Diverged, TrainingStopped, healthy, parameter_groups, train, with_warmup
+from nearkin.stopped import Diverged, TrainingStopped, healthy
+from nearkin.train import parameter_groups, train, with_warmup
 
 SMALL = ["--image.size", "16", "--embedding_size", "8", "--sampler.classes", "3", "--sampler.images", "3"]
 
