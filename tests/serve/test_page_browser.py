@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support import resize, wait_for
 
-from nearkin.catalog import index
+from nearkin.catalog import Catalog, index
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -88,6 +88,22 @@ def test_a_label_filters(opened, folder):
     field.send_keys("nothing of the sort", Keys.TAB)
     wait_for(lambda: text(opened, "verdict").startswith("Nothing found"))
     assert hits(opened) == []
+
+
+def test_an_empty_catalogue_says_what_to_do(browser, serving, folder, address, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(folder / "class-01", photos / "class-01")
+    index(tmp_path / "catalog", folder.parent / "run", photos)
+    table = Catalog.open(tmp_path / "catalog").table
+    table.remove([each.id for each in table.records()])
+    told = "The catalogue is empty: nearkin index adds pictures."
+    with serving(tmp_path / "catalog") as served:
+        browser.get(served.address)
+        wait_for(lambda: text(browser, "verdict") == told)
+        upload(browser, folder / "class-01" / "00.png")
+        assert (text(browser, "heading"), text(browser, "verdict")) == ("Nearest", told)
+        browser.find_element(By.ID, "label").send_keys("class-01", Keys.TAB)
+        wait_for(lambda: text(browser, "verdict") == "Nothing found: no picture of this label.")
 
 
 def test_why_shows_both_pictures_under_heat(opened, folder):

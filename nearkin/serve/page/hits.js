@@ -1,11 +1,16 @@
 import { thumbnail } from "/assets/api.js";
 import { element } from "/assets/dom.js";
 
-/** What the picture is, as far as the matches tell. */
-export function verdict({ hits, names, threshold }) {
+/** Why there is no picture: of this label, or at all. */
+export function nothing(label) {
+  return label ? "Nothing found: no picture of this label." : "The catalogue is empty: nearkin index adds pictures.";
+}
+
+/** What the picture is, as far as the matches among those of a label tell. */
+export function verdict({ hits, names, threshold }, label) {
   const others = hits.filter((hit) => !hit.itself);
   const matches = others.filter((hit) => hit.match !== false).length;
-  if (!hits.length) return "Nothing found: no picture of this label.";
+  if (!hits.length) return nothing(label);
   if (!others.length) return "Nothing found but the picture itself.";
   if (!matches) return `No match: nothing ${others.length < hits.length ? "else " : ""}here is near enough to be of the same kind.`;
   const of = threshold === null ? `the ${matches} nearest` : `${matches} match${matches === 1 ? "" : "es"}`;

@@ -1,7 +1,7 @@
 import { address, ask, picture, Turns } from "/assets/api.js";
 import { Crop, inPixels } from "/assets/crop.js";
 import { byId, count, element, lessMotion, shape, whole } from "/assets/dom.js";
-import { card, items, small, verdict } from "/assets/hits.js";
+import { card, items, nothing, small, verdict } from "/assets/hits.js";
 import { PictureMap } from "/assets/map.js";
 import { Why } from "/assets/why.js";
 
@@ -92,7 +92,7 @@ async function search() {
     const answer = asked.file
       ? await ask(address("/api/search", parameters), { method: "POST", body: asked.file, signal })
       : await ask(address(`/api/similar/${asked.id}`, parameters), { signal });
-    showAnswer(answer);
+    showAnswer(answer, parameters.label);
     // The button that was pressed is gone with the hits before: those who read by keyboard go on at the new ones.
     if (document.activeElement === document.body) byId("heading").focus({ preventScroll: true });
   } catch (error) {
@@ -120,8 +120,8 @@ function say(text, error = "") {
   byId("error").hidden = !error;
 }
 
-function showAnswer(answer) {
-  say(verdict(answer));
+function showAnswer(answer, label) {
+  say(verdict(answer, label));
   byId("basis").textContent = answer.hits.length ? answer.certainty : "";
   byId("rate").disabled = answer.threshold === null;
   byId("hits").replaceChildren(...items(answer, go, explain));
@@ -159,7 +159,7 @@ function browse() {
   while (chosen.length < HITS && among.length) chosen.push(...among.splice(Math.floor(Math.random() * among.length), 1));
   byId("heading").textContent = "In the catalogue";
   byId("shuffle").hidden = false;
-  if (map.quality) say(chosen.length ? "" : map.ids.length ? "Nothing found: no picture of this label." : "The catalogue is empty: nearkin index adds pictures.");
+  if (map.quality) say(chosen.length ? "" : nothing(label));
   byId("hits").replaceChildren(...chosen.map((i, place) => card({ id: map.ids[i], label: map.labelOf(i), name: named(i, place) }, go)));
 }
 
