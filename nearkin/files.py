@@ -40,26 +40,36 @@ def write_file(path: Path, content: bytes, keep: Path | None = None) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not know its file
 
 
-def read_mapping(file: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any]:
-    """What a small file of JSON or YAML holds.
-
-    Args:
-        file: Which.
-        parse: `json.loads` or `yaml.safe_load`.
-        remedy: What a person can do where it is damaged.
+def read_mapping(file: Path, parse: Callable[[bytes], Any], remedy: str) -> dict[str, Any]:
+    """What a small file of JSON or YAML holds, as `mapping`.
 
     Raises:
         InputError: It is damaged.
         OSError: It cannot be read.
     """
+    return mapping(file.read_bytes(), parse, str(file), remedy)
+
+
+def mapping(content: bytes, parse: Callable[[bytes], Any], where: str, remedy: str) -> dict[str, Any]:
+    """The keys and values of some JSON or YAML.
+
+    Args:
+        content: The text.
+        parse: `json.loads` or `yaml.safe_load`.
+        where: It was found, as a person calls that.
+        remedy: What a person can do where it is damaged.
+
+    Raises:
+        InputError: It is damaged.
+    """
     try:
-        content = parse(file.read_text(encoding="utf-8"))
+        found = parse(content)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{file} is damaged ({reason}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is damaged (it holds no keys and values); {remedy}")
-    return content
+        raise InputError(f"{where} is damaged ({reason}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{where} is damaged (it holds no keys and values); {remedy}")
+    return found
 
 
 @contextmanager

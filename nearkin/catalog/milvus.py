@@ -19,6 +19,7 @@ import numpy as np
 from nearkin.catalog.store import KNOWN, TOLD, Entry, Found, Record, Vectors, id_of, record, told
 from nearkin.catalog.turn import Turn
 from nearkin.errors import InputError
+from nearkin.files import mapping
 
 try:
     from grpc import RpcError
@@ -73,7 +74,9 @@ class MilvusStore:
             return None
         self._serve(DESCRIBED)
         found = text(self.client, "description")
-        return None if found is None else json.loads(found)
+        if found is None:
+            return None
+        return mapping(found.encode(), json.loads, f"the description in {self.where}", "index into another database")
 
     def publish(self, description: dict[str, Any]) -> None:
         self._make(DESCRIBED, texts())

@@ -21,7 +21,7 @@ from nearkin.serve.problems import Problem
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
-from nearkin.catalog.milvus import MilvusStore  # noqa: E402
+from nearkin.catalog.milvus import DESCRIBED, MilvusStore  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,15 @@ def where(server):
     name = f"test_{uuid4().hex}"
     pymilvus.MilvusClient(server).create_database(name)
     return f"{server}/{name}"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 9000])
+def test_a_damaged_description_is_one_line(nearkin, index, photos, where, text):
+    index()
+    pymilvus.MilvusClient(where).upsert(DESCRIBED, [{"id": "description", "text": text, "vector": [0.0, 0.0]}])
+    query = photos / "class-01" / "00.png"
+    answer = nearkin("search", where, query)
+    refused(answer, f"the description in {where} is damaged (", "; index into another database")
 
 
 def paths(where, run):
