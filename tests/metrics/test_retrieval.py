@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearkin.metrics import map_at_r, r_precision, ranking, recall_at_k, retrieval
+from nearkin.metrics import inputs, map_at_r, r_precision, ranking, recall_at_k, retrieval
 
 KS = (1, 2, 3, 8, 40, 100, 1000)
 
@@ -115,7 +115,13 @@ def test_cutting_into_chunks_changes_nothing(case, chunk, monkeypatch):
     expected = retrieval(x, labels, ks=KS)
     monkeypatch.setattr(ranking, "CHUNK", chunk)
     monkeypatch.setattr(ranking, "LEAST_ROWS", 1)
+    monkeypatch.setattr(ranking, "TILE", 7)
+    monkeypatch.setattr(inputs, "TILE", 7)
     same(retrieval(x, labels, ks=KS), expected)
+    x = x.clone()
+    x[17, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        retrieval(x, labels)
 
 
 def test_large_and_many_enough_to_take_every_path(monkeypatch):
