@@ -19,7 +19,8 @@ def reference(x, y, alpha):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "normalize"), [(45.0, True), (36.0, True), (80.0, True), (45.0, False), (10.0, False)]
+    ("alpha", "normalize"),
+    [(45.0, True), (36.0, True), (80.0, True), (45.0, False), (10.0, False), (0.5, True), (89.5, False)],
 )
 def test_matches_the_equation(batch, agrees, alpha, normalize):
     agrees(AngularLoss(alpha, normalize), lambda x, y: reference(x, y, alpha), *batch)

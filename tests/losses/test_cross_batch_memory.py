@@ -25,15 +25,15 @@ def gradient(value, x):
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(), NPairLoss(), RankedListLoss(), ContrastiveLoss(chunk_size=3)])
 @pytest.mark.parametrize("memory_size", [1, 8, 13, 20, 1000])
-@pytest.mark.parametrize("start", [0, 2])
-def test_is_the_loss_of_the_batch_and_of_the_batch_against_the_last_embeddings(loss, memory_size, start):
-    memory = CrossBatchMemory(loss, 5, memory_size=memory_size, start=start, weight=0.7)
+@pytest.mark.parametrize(("start", "weight"), [(0, 0.7), (2, 0.7), (0, 0.0)])
+def test_is_the_loss_of_the_batch_and_of_the_batch_against_the_last_embeddings(loss, memory_size, start, weight):
+    memory = CrossBatchMemory(loss, 5, memory_size=memory_size, start=start, weight=weight)
     past, past_labels = torch.zeros(0, 5), torch.zeros(0).long()
     for number, (x, y) in enumerate(batches()):
         x.requires_grad_()
         expected = loss(x, y)
         if number >= max(start, 1):
-            expected = expected + 0.7 * loss(x, y, past[-memory_size:], past_labels[-memory_size:])
+            expected = expected + weight * loss(x, y, past[-memory_size:], past_labels[-memory_size:])
         value = memory(x, y)
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(gradient(value, x), gradient(expected, x), rtol=1e-5, atol=1e-7)

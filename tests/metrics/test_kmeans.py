@@ -151,6 +151,20 @@ def test_restarts_go_on_and_keep_the_best():
     assert len(set(objectives)) > 1
 
 
+def test_of_equals_the_first_restart_is_kept():
+    x, _ = blobs()
+    first, best = (kmeans(x, 6, seed=2, restarts=restarts) for restarts in (1, 5))
+    others = [kmeans(x, 6, seed=seed).assignments for seed in range(10)]
+    assert any((each != first.assignments).any() for each in others), "clusters have other numbers from other starts"
+    assert best.objective == first.objective
+    assert (best.assignments == first.assignments).all()
+
+
+def test_the_largest_seed():
+    x, _ = blobs()
+    assert kmeans(x, 6, seed=2**64 - 1).objective > 0
+
+
 def test_iterations_lower_the_objective():
     x, _ = blobs(n=500, k=40, noise=1.0)
     objectives = [kmeans(x, 40, init="random", iterations=iterations).objective for iterations in (1, 3, 50)]
@@ -270,7 +284,7 @@ def test_what_is_not_finite_is_found_in_every_type(dtype, value):
         ({"restarts": 0}, "at least 1, got 0 and 100"),
         ({"iterations": 0}, "at least 1, got 1 and 0"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*64 - 1, got -1"),
-        ({"seed": 2**70}, "seed must be from 0 to"),
+        ({"seed": 2**64}, "seed must be from 0 to"),
         ({"x": np.zeros(4)}, r"x must be \(N, D\) .* got shape \(4,\)"),
         ({"x": np.full((4, 2), np.nan)}, "x must be finite"),
     ],
