@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -40,28 +42,46 @@ def two_groups(far):
     return torch.from_numpy(x + far * (np.arange(2000)[:, None] % 100 < 50))
 
 
+@pytest.fixture
+def objectives(monkeypatch):
+    """Objective after each round from a start, and at the end; every round is looked at."""
+
+    def run(points, centroids):
+        found = []
+
+        def check(points, centroids, assignments):
+            """In integers below 2**53, which float64 holds."""
+            squared = ((points.double()[:, None] - centroids.double()) ** 2).sum(dim=2).numpy()
+            assert (assignments.numpy() == squared.argmin(axis=1)).all()  # of equals, the lower
+            assert torch.equal(centroids, centroids.round())
+            found.append(squared.min(axis=1).sum())
+            _settle_empty(points, centroids, assignments)
+
+        monkeypatch.setitem(kmeans.__globals__, "_settle_empty", check)
+        rounds = iter(range(1000))
+        check(points, *reversed(_lloyd(points, centroids, rounds)))
+        assert next(rounds) == len(found) - 1 < 100  # ended by itself
+        assert found[-1] == found[-2]
+        return found[:-1]
+
+    return run
+
+
 @pytest.mark.parametrize("start", [_random_start, _spread_start])
 @pytest.mark.parametrize("far", [3, 30, 300, 3e4])
-def test_every_round_ends_at_the_nearest_centroids_and_a_lower_objective(start, far, monkeypatch):
+def test_every_round_ends_at_the_nearest_centroids_and_a_lower_objective(start, far, objectives):
     points, _ = to_grid(two_groups(far), two_groups(far))
-    objectives = []
+    found = objectives(points, points[start(points, 100, torch.Generator().manual_seed(0))])
+    assert all(later < earlier for earlier, later in pairwise(found))
 
-    def check(points, centroids, assignments):
-        """In integers below 2**53, which float64 holds."""
-        squared = ((points.double()[:, None] - centroids.double()) ** 2).sum(dim=2).numpy()
-        assert (assignments.numpy() == squared.argmin(axis=1)).all()  # of equals, the lower
-        assert torch.equal(centroids, centroids.round())
-        objectives.append(squared.min(axis=1).sum())
-        _settle_empty(points, centroids, assignments)
 
-    monkeypatch.setitem(kmeans.__globals__, "_settle_empty", check)
-    centroids = points[start(points, 100, torch.Generator().manual_seed(0))]
-    rounds = iter(range(1000))
-    check(points, *reversed(_lloyd(points, centroids, rounds)))
-    assert next(rounds) == len(objectives) - 1 < 100  # ended by itself
-    *objectives, last, again = objectives
-    assert last == again
-    assert all(later < earlier for earlier, later in zip(objectives, [*objectives[1:], last], strict=True))
+@pytest.mark.parametrize("start", [_random_start, _spread_start])
+@pytest.mark.parametrize("places", [3, 40])
+def test_every_round_ends_at_the_lowest_of_the_nearest_centroids(start, places, objectives):
+    """On a lattice so small that most points are as far from several."""
+    points = torch.randint(places, (2000, 2), generator=torch.Generator().manual_seed(0)).float()
+    found = objectives(points, points[start(points, 100, torch.Generator().manual_seed(0))])
+    assert found == sorted(found, reverse=True)
 
 
 def test_of_equally_near_centroids_the_lower_is_taken():
