@@ -105,6 +105,14 @@ def test_each_player_follows_its_own_terms(x, strong, margin, weights):
         close(each, expected)
 
 
+def test_the_generator_has_the_layers_of_the_paper():
+    assert [tuple(each.shape) for each in make(6).generator.parameters() if each.ndim == 2] == [
+        (512, 18),
+        (512, 512),
+        (6, 512),
+    ]
+
+
 @pytest.mark.parametrize("x", X.values(), ids=X.keys())
 def test_the_first_phase_is_the_triplet_loss_without_a_generator(x):
     loss = make(pretraining=1, dtype=torch.float64, margin=0.7)

@@ -231,6 +231,16 @@ def test_on_the_sphere_a_multiple_is_too_large_only_where_the_distance_is():
     assert loss.unit == 0
 
 
+def test_the_only_negatives_are_as_far_as_can_be():
+    """The unit is 2, so that an alpha of 1 of it is never reached."""
+    x, labels = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"got 1.0 times 2, .*: lower alpha to less than 1$"):
+        DAMLRRMLoss(1.0, 0.2, normalize=True, relative=True)(x, labels)
+    loss = DAMLRRMLoss(0.9, 0.2, normalize=True, relative=True)
+    loss(x, labels)
+    assert loss.unit == 2
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_relative_compiles_without_a_break(normalize):
     loss = DAMLRRMLoss(0.9, 0.2, normalize=normalize, relative=True)
