@@ -8,6 +8,9 @@ loaded PyTorch, so that none has to; it is compiled in place of the module, and 
 tests are run, `tests/losses/test_angular.py` of `losses/angular`, then those of the whole folder that COMMON names. A
 mutant is killed once a test fails, or takes far longer than without it. What was killed is remembered in
 `build/mutation` as long as the module is the same; survivors are tried again.
+
+Some mutants are no mistakes: they change speed or memory alone, or nothing at all. Those that a person has found to be
+so are listed in `tools/equivalent_mutants.txt`, by reason; they are counted apart, and not tried.
 """
 
 import argparse
@@ -46,7 +49,11 @@ LOADED = (torch, torchvision, Fabric, savemat, normalized_mutual_info_score)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "mutation"
-COMMON = {"losses": ["test_every_loss.py", "test_tiles.py"], "metrics": ["test_evaluation.py", "test_retrieval.py"]}
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
+COMMON = {
+    "losses": ["test_every_loss.py", "test_tiles.py", "test_any_batch.py"],
+    "metrics": ["test_evaluation.py", "test_retrieval.py", "test_any_points.py"],
+}
 # Kernels for a GPU: what is not a kernel in it is a few lines around them.
 LEFT_OUT = ("losses/fused", "losses/__init__", "metrics/__init__")
 SEED = 0
@@ -158,8 +165,17 @@ def survive(tests: tuple[str, ...], seconds: float, finder: Finder | None = None
     return False
 
 
-def examine(module: str, sample: int) -> tuple[int, int, list[Mutant]]:
-    """Try a sample of a module's mutants, all if 0: how many there are, how many were tried, and the survivors."""
+class Counts(NamedTuple):
+    """Of a module's mutants: all, how many were tried, killed, and how many others are no mistakes."""
+
+    every: int
+    tried: int
+    killed: int
+    equivalent: int
+
+
+def examine(module: str, sample: int) -> Counts:
+    """Try a sample of a module's mutants, all if 0, and print those that are mistakes and survive."""
     text = (ROOT / "nearkin" / f"{module}.py").read_text()
     every = list(mutants(text))
     random.Random(SEED).shuffle(every)  # a larger sample holds the smaller
@@ -173,16 +189,19 @@ def examine(module: str, sample: int) -> tuple[int, int, list[Mutant]]:
     known = json.loads(remembered.read_text()) if remembered.exists() else {}
     killed = [Mutant(*each) for each in known["killed"]] if known.get("text") == text else []
     remembered.parent.mkdir(parents=True, exist_ok=True)
-    survivors = []
+    no_mistakes = set(EQUIVALENT.read_text().splitlines())
+    survivors = equivalent = 0
     for mutant in sorted(set(chosen) - set(killed)):
         changed = mutated(text, mutant)
-        if all(survive(tests, time_limit(tests), Finder(module, changed)) for tests in stages):
-            survivors.append(mutant)
+        if f"{module}.py: {difference(text, changed)}" in no_mistakes:
+            equivalent += 1
+        elif all(survive(tests, time_limit(tests), Finder(module, changed)) for tests in stages):
+            survivors += 1
             print(f"{module}.py:{mutant.line}: {difference(text, changed)}", flush=True)
         else:
             killed.append(mutant)
             remembered.write_text(json.dumps({"text": text, "killed": killed}))
-    return len(every), len(chosen), survivors
+    return Counts(len(every), len(chosen), len(chosen) - survivors - equivalent, equivalent)
 
 
 def main() -> None:
@@ -201,16 +220,15 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     gc.freeze()
-    all_found, all_tried, all_killed, estimate = 0, 0, 0, 0.0
+    found = []
     for module in options.modules:
-        found, tried, survivors = examine(module, options.sample)
-        killed = tried - len(survivors)
-        print(f"{module}: {found} mutants, {tried} tried, {killed} killed", flush=True)
-        all_found, all_tried, all_killed = all_found + found, all_tried + tried, all_killed + killed
-        estimate += found * killed / tried
-    shares = 100 * all_killed / all_tried, 100 * estimate / all_found
-    print(f"all: {all_found} mutants, {all_tried} tried, {all_killed} killed: {shares[0]:.1f} %")
-    print(f"weighted by the mutants of the modules: {shares[1]:.1f} %")
+        found.append(examine(module, options.sample))
+        print(module, *found[-1], flush=True)
+    every, tried, killed, equivalent = map(sum, zip(*found, strict=True))
+    print(f"all: {every} mutants, {tried} tried, {killed} killed, {equivalent} are no mistakes")
+    print(f"killed: {killed / tried:.1%}, of the mistakes {killed / (tried - equivalent):.1%}")
+    weighted = sum(each.killed * each.every / each.tried for each in found)
+    print(f"weighted by the mutants of the modules, killed: {weighted / every:.1%}")
 
 
 if __name__ == "__main__":
