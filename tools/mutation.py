@@ -166,10 +166,10 @@ def survive(tests: tuple[str, ...], seconds: float, finder: Finder | None = None
 
 
 class Counts(NamedTuple):
-    """Of a module's mutants: all, how many were tried, killed, and how many others are no mistakes."""
+    """Of a module's mutants: all, how many were chosen, of these killed, and how many others are no mistakes."""
 
     every: int
-    tried: int
+    chosen: int
     killed: int
     equivalent: int
 
@@ -222,12 +222,14 @@ def main() -> None:
     gc.freeze()
     found = []
     for module in options.modules:
-        found.append(examine(module, options.sample))
-        print(module, *found[-1], flush=True)
-    every, tried, killed, equivalent = map(sum, zip(*found, strict=True))
-    print(f"all: {every} mutants, {tried} tried, {killed} killed, {equivalent} are no mistakes")
-    print(f"killed: {killed / tried:.1%}, of the mistakes {killed / (tried - equivalent):.1%}")
-    weighted = sum(each.killed * each.every / each.tried for each in found)
+        counts = examine(module, options.sample)
+        found.append(counts)
+        print(f"{module}: {counts.every} mutants, {counts.chosen} chosen, {counts.killed} killed,", end=" ")
+        print(f"{counts.equivalent} no mistakes", flush=True)
+    every, chosen, killed, equivalent = map(sum, zip(*found, strict=True))
+    print(f"all: {every} mutants, {chosen} chosen, {killed} killed, {equivalent} no mistakes")
+    print(f"killed: {killed / chosen:.1%}, of the mistakes {killed / (chosen - equivalent):.1%}")
+    weighted = sum(each.killed * each.every / each.chosen for each in found)
     print(f"weighted by the mutants of the modules, killed: {weighted / every:.1%}")
 
 

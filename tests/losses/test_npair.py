@@ -34,7 +34,7 @@ def test_tuplet_matches_the_equation(batch, agrees, l2, normalize):
 
 @pytest.mark.parametrize(("l2", "normalize"), [(0.0, False), (0.02, False), (0.0, True), (0.02, True)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
-@pytest.mark.parametrize("classes", [0, 1, 2, 6])
+@pytest.mark.parametrize("classes", [0, 1, 2, 6, 40])
 def test_mc_matches_the_equation(agrees, classes, scale, l2, normalize):
     generator = torch.Generator().manual_seed(0)
     x = scale * torch.randn(2 * classes, 5, dtype=torch.float64, generator=generator)
