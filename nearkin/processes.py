@@ -6,14 +6,20 @@ command that was started once there is one process, and everything here is what 
 """
 
 import datetime
+import gc
 import logging
 import os
+import signal
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# DDP would load it behind the making of a group, which default arguments in there would then keep for good.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor
 
 T = TypeVar("T")
@@ -50,14 +56,37 @@ def joined() -> Iterator[None]:
         log.setLevel(logging.ERROR)  # what is worth a line, the first process knows too
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise ProcessLost(str(error).splitlines()[0]) from error
+    except BaseException as error:
+        said = lost(error)
+        if said:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it now, but this process has to say why
+        forget(error)
+        if said:
+            raise ProcessLost(said) from error
         raise
     finally:
         log.setLevel(level)
         _joined = False
+        # Gloo's threads live as long as somebody holds the group, as a network does that averages its gradients over it.
+        # One that gives back the memory of the last exchange while the interpreter ends would abort the process.
+        gc.collect()
         dist.destroy_process_group()
+
+
+def lost(error: BaseException | None) -> str | None:
+    """What an error, or one that it came upon, says of another process that has ended, if it does."""
+    while error is not None:
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            return str(error).splitlines()[0]
+        error = error.__context__
+    return None
+
+
+def forget(error: BaseException | None) -> None:
+    """Let go of what the functions held that an error, or one that it came upon, has come out of."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def world_size() -> int:

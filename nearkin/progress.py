@@ -65,8 +65,9 @@ class Bar:
         elif now - self.said >= SECONDS_BETWEEN_LINES and not self.silent:
             self.said = now
             left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else "time left unknown"
-            line = f"{self.what} {self.done:,}/{self.total:,}, {rate:,.1f}/s, {left}"
-            print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
+            parts = [f"{self.what} {self.done:,}/{self.total:,}", f"{rate:,.1f}/s", left, note]
+            sys.stderr.write(", ".join(filter(None, parts)) + "\n")  # in one write, as `terminal.say` does
+            sys.stderr.flush()
 
 
 def track(items: Iterable[T], what: str, total: int, transient: bool = False) -> Iterator[T]:

@@ -91,7 +91,8 @@ def say(message: str) -> None:
     """A line for a person, which names the process if it is not the first of several."""
     if several() and os.environ["RANK"] != "0":
         message = f"process {os.environ['RANK']}: {message}"
-    print(f"nearkin: {printable(' '.join(message.split()))}", file=sys.stderr)
+    # In one write, with its end: processes that share a terminal or a pipe would otherwise part each other's lines.
+    sys.stderr.write(f"nearkin: {printable(' '.join(message.split()))}\n")
 
 
 def warn(

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 
+OBSERVED = (HERE / "joint_command.py",)
+"""nearkin, by something that looks at how a process ends that is one of several."""
+
 
 def together(processes, *command, **options):
     """Run a Python command in so many processes."""
@@ -88,8 +91,8 @@ OPTIONS = [
 ]
 
 
-def training(root, out, *more):
-    return ["-m", "nearkin", "train", "--data", root, "--out", out, *OPTIONS, *more]
+def training(root, out, *more, by=("-m", "nearkin")):
+    return [*by, "train", "--data", root, "--out", out, *OPTIONS, *more]
 
 
 def on_two_machines(*command):
@@ -116,7 +119,7 @@ def test_a_training_on_two_machines_begins_as_on_one_and_is_a_whole_run(make_fol
     root = make_folder([8] * 20)
     (root / "class-03" / "broken.png").write_bytes(b"no picture")
     runs = []
-    for name, start in (("one", partial(together, 1)), ("two", on_two_machines)):
+    for name, start, by in (("one", partial(together, 1), ("-m", "nearkin")), ("two", on_two_machines, OBSERVED)):
         run = RunFolder(tmp_path / name)
         sensitive = (
             "--optimizer",
@@ -126,7 +129,7 @@ def test_a_training_on_two_machines_begins_as_on_one_and_is_a_whole_run(make_fol
             "--clip_gradient",
             "0.2",
         )  # to a factor, unlike Adam
-        done = start(*training(root, run.path, "--steps", "40", "--loss", "MarginLoss", *sensitive))
+        done = start(*training(root, run.path, "--steps", "40", "--loss", "MarginLoss", *sensitive, by=by))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("recall@1") == 1
         assert done.stderr.count("broken.png") == 1
@@ -155,7 +158,7 @@ def test_what_two_began_one_ends(make_folder, tmp_path):
         "true",
     )
     steps = (*steps, "--micro_batch", "2", "--schedule", "CosineAnnealingLR")
-    with started(2, *training(root, run.path, *steps)) as process:
+    with started(2, *training(root, run.path, *steps, by=OBSERVED)) as process:
         wait_for(lambda: len(run.history()) >= 2, 120)
         process.terminate()  # torchrun passes it on
         said = process.communicate(timeout=60)[1]
@@ -177,7 +180,7 @@ def test_what_two_began_one_ends(make_folder, tmp_path):
 def test_a_process_that_is_killed_ends_the_others_in_one_line(make_folder, tmp_path, which):
     root, run = make_folder([8] * 20), RunFolder(tmp_path / "run")
     steps = ("--steps", "200", "--checkpoint_minutes", "0")
-    with started(2, *training(root, run.path, *steps)) as launcher:
+    with started(2, *training(root, run.path, *steps, by=OBSERVED)) as launcher:
         wait_for(lambda: len(run.history()) >= 2, 120)
         children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         os.kill(int(children[which]), signal.SIGKILL)
