@@ -6,7 +6,6 @@ command that was started once there is one process, and everything here is what 
 """
 
 import datetime
-import gc
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 # DDP would load it behind the making of a group, which default arguments in there would then keep for good.
-import torch.distributed.nn.functional  # noqa: F401
+import torch.distributed.nn.functional
 from torch import Tensor
 
 T = TypeVar("T")
@@ -67,9 +66,8 @@ def joined() -> Iterator[None]:
     finally:
         log.setLevel(level)
         _joined = False
-        # Gloo's threads live as long as somebody holds the group, as a network does that averages its gradients over it.
-        # One that gives back the memory of the last exchange while the interpreter ends would abort the process.
-        gc.collect()
+        # Gloo's threads live as long as anything holds the group, as a network does that averages its gradients over
+        # it. One that gives back the memory of the last exchange while the interpreter ends would abort the process.
         dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""nearkin, started by torchrun: it ends with 70 if threads of Gloo would have outlived the group that they work for.
+"""nearkin, started by torchrun: it ends with 70 if threads of Gloo outlive the group that they work for.
 
 Such a thread aborts the process if it gives back the memory of the last exchange while the interpreter ends.
 """
@@ -20,19 +20,21 @@ def threads_of_gloo():
 
 def counted(destroy):
     def counting():
-        before.append(threads_of_gloo())
+        working = threads_of_gloo()
         destroy()
+        if not working or threads_of_gloo():
+            sys.stderr.write(f"{working} threads of Gloo, and behind the end of their group {threads_of_gloo()}\n")
+            os._exit(70)
+        ended.append(working)
 
     return counting
 
 
 if __name__ == "__main__":
-    before = []
+    ended = []
     dist.destroy_process_group = counted(dist.destroy_process_group)
     try:
         cli.main()
     finally:
-        left = threads_of_gloo()
-        if not before or not before[0] or left:
-            sys.stderr.write(f"threads of Gloo: {before} and, behind the end, {left}\n")
-            os._exit(70)
+        if not ended:
+            os._exit(71)
