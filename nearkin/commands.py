@@ -41,7 +41,7 @@ def run_training(settings: "Settings") -> "RunFolder":
     from nearkin.data.images import UnreadableImage
     from nearkin.evaluate import describe
     from nearkin.interruption import Terminated, terminable
-    from nearkin.processes import lost, rank
+    from nearkin.processes import rank
     from nearkin.run_folder import RunFolder
     from nearkin.stopped import Preempted, TrainingStopped
     from nearkin.train import train as start
@@ -53,9 +53,7 @@ def run_training(settings: "Settings") -> "RunFolder":
             start(**built, overwrite="--overwrite" in settings.flags, resume="--resume" in settings.flags)
     except TrainingStopped as stopped:
         fail(str(stopped), 0 if isinstance(stopped, Preempted) else 1)
-    except Terminated as terminated:
-        if lost(terminated):  # torchrun ends those that another has left
-            raise
+    except Terminated:
         fail(f"stopped by SIGTERM; {go_on(run)}", 0)
     except UnreadableImage as gone:
         fail(f"{gone}, though it could be read before; bring it back, and {go_on(run)}", 2)

@@ -1,9 +1,13 @@
 """Ctrl-C and SIGTERM: seen between two steps of a training, at once elsewhere."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 class Terminated(KeyboardInterrupt):
@@ -29,7 +33,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore(signal.SIGTERM, before, terminate)
 
 
 @contextmanager
@@ -56,4 +60,10 @@ def interruptible() -> Iterator[Pressed]:
         yield pressed
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            restore(number, handler, first)
+
+
+def restore(number: signal.Signals, before: Handler | int | None, ours: Handler) -> None:
+    """Set a handler again, unless somebody has set another than ours meanwhile."""
+    if signal.getsignal(number) is ours:
+        signal.signal(number, before)

@@ -8,6 +8,7 @@ command that was started once there is one process, and everything here is what 
 import datetime
 import logging
 import os
+import re
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -16,10 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-
-# DDP would load it behind the making of a group, which default arguments in there would then keep for good.
-import torch.distributed.nn.functional
 from torch import Tensor
+
+from nearkin.errors import InputError
 
 T = TypeVar("T")
 
@@ -29,6 +29,10 @@ PATIENCE = datetime.timedelta(hours=12)
 
 _joined = False
 """Whether this command is one of several. Somebody's own distributed program may call what it likes, where it likes."""
+
+
+GLOO = re.compile(r"gloo/\S+:\d+\]")
+"""Where in its source an error of Gloo comes from: its class is that of any other."""
 
 
 class ProcessLost(RuntimeError):  # noqa: N818
@@ -42,6 +46,9 @@ def joined() -> Iterator[None]:
     Raises:
         ProcessLost: Another of them ended while this one waited for it.
     """
+    # DDP would import this once the group is made, and its default arguments would keep that group alive for good.
+    import torch.distributed.nn.functional
+
     global _joined
     local = int(os.environ["LOCAL_RANK"])
     gpu = local < torch.cuda.device_count()
@@ -54,34 +61,40 @@ def joined() -> Iterator[None]:
     if rank():
         log.setLevel(logging.ERROR)  # what is worth a line, the first process knows too
     try:
-        yield
+        with noticing():
+            yield
     except BaseException as error:
-        said = lost(error)
-        if said:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it now, but this process has to say why
         forget(error)
-        if said:
-            raise ProcessLost(said) from error
         raise
     finally:
         log.setLevel(level)
         _joined = False
         # Gloo's threads live as long as anything holds the group, as a network does that averages its gradients over
-        # it. One that gives back the memory of the last exchange while the interpreter ends would abort the process.
+        # it. A thread that frees the tensors of the last exchange while the interpreter ends would abort the process.
         dist.destroy_process_group()
 
 
-def lost(error: BaseException | None) -> str | None:
-    """What an error, or one that it came upon, says of another process that has ended, if it does."""
-    while error is not None:
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-            return str(error).splitlines()[0]
-        error = error.__context__
-    return None
+@contextmanager
+def noticing() -> Iterator[None]:
+    """Notice that another process has ended. From then on SIGTERM, which torchrun sends, is ignored: the line comes.
+
+    Raises:
+        ProcessLost: It has.
+    """
+    if not _joined:
+        yield
+        return
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not (type(error) is RuntimeError and GLOO.search(str(error))):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise ProcessLost(str(error).partition("\n")[0]) from error
 
 
 def forget(error: BaseException | None) -> None:
-    """Let go of what the functions held that an error, or one that it came upon, has come out of."""
+    """Clear the local variables of the functions that an error has left, and those it was raised while handling."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -128,13 +141,25 @@ def collect(thing: T) -> list[T]:
 
 
 def once(work: Callable[[], T]) -> T:
-    """What the first process makes of it, on every process; the others do not do the work."""
+    """What the first process makes of it, on every process; the others do not do the work.
+
+    Raises:
+        InputError, OSError: The work did, on every process, so that it is said once.
+    """
     if world_size() == 1:
         return work()
-    result: list[Any] = [work() if rank() == 0 else None]
-    dist.broadcast_object_list(result)
-    made: T = result[0]
-    return made
+    made: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            made[0] = work()
+        except (InputError, OSError) as error:
+            made[1] = error
+    dist.broadcast_object_list(made)
+    done: T
+    done, failure = made
+    if failure is not None:
+        raise failure
+    return done
 
 
 def any_of(*flags: bool) -> list[bool]:

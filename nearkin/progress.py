@@ -66,8 +66,8 @@ class Bar:
             self.said = now
             left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else "time left unknown"
             parts = [f"{self.what} {self.done:,}/{self.total:,}", f"{rate:,.1f}/s", left, note]
-            sys.stderr.write(", ".join(filter(None, parts)) + "\n")  # in one write, as `terminal.say` does
-            sys.stderr.flush()
+            # In one write, as `terminal.say` does it.
+            print(", ".join(filter(None, parts)) + "\n", end="", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], what: str, total: int, transient: bool = False) -> Iterator[T]:

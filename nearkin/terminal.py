@@ -92,7 +92,7 @@ def say(message: str) -> None:
     if several() and os.environ["RANK"] != "0":
         message = f"process {os.environ['RANK']}: {message}"
     # In one write, with its end: processes that share a terminal or a pipe would otherwise part each other's lines.
-    sys.stderr.write(f"nearkin: {printable(' '.join(message.split()))}\n")
+    print(f"nearkin: {printable(' '.join(message.split()))}\n", end="", file=sys.stderr)
 
 
 def warn(

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +56,7 @@ from nearkin.losses.per_level import PerLevelLoss
 from nearkin.models import AnyEmbedder, Backbone, freeze_batch_norm, join_batch_norms
 from nearkin.models.embedder import Pool
 from nearkin.models.weights import first_line
-from nearkin.processes import any_of, average_, once, rank, share, world_size
+from nearkin.processes import any_of, average_, noticing, once, rank, share, world_size
 from nearkin.progress import Bar, track
 from nearkin.rehearsal import blame, rehearse, rehearse_parts, report_halves, report_singles
 from nearkin.run_folder import RunFolder
@@ -82,7 +82,8 @@ def alone(function: Callable[P, RunFolder]) -> Callable[P, RunFolder]:
     @wraps(function)
     def claiming(*args: P.args, **kwargs: P.kwargs) -> RunFolder:
         out = inspect.signature(function).bind(*args, **kwargs).arguments["out"]
-        with RunFolder(out).claimed() if rank() == 0 else nullcontext():
+        with ExitStack() as claim:
+            once(lambda: claim.enter_context(RunFolder(out).claimed()))
             return function(*args, **kwargs)
 
     return claiming
@@ -279,7 +280,7 @@ def train(
 
     started = time.monotonic() - seconds
     saved = time.monotonic()
-    with Bar("training", steps, step) as bar, interruptible() as pressed:
+    with Bar("training", steps, step) as bar, interruptible() as pressed, noticing():
         for position, indices, batch in feed(batches, pictures, train_set, steps - step):
             embedder.train()
             if frozen_batch_norm:

@@ -255,8 +255,11 @@ def test_a_folder_that_cannot_be_made_is_one_line(nearkin, make_folder, tmp_path
 
 
 def test_works_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "nearkin", "tran"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "nearkin", "tran"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "nearkin: unknown command 'tran'; did you mean train?\n")
+    deaf = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], check=False)
+    assert deaf.returncode == 2
 
 
 COUNTS = """
@@ -270,8 +273,9 @@ with progress.Bar("counting", 3) as bar:
 @pytest.mark.parametrize("command", [["-m", "nearkin", "tran"], ["-c", COUNTS]])
 def test_a_line_reaches_what_several_processes_share_in_one_piece(command):
     read, write = socket.socketpair(type=socket.SOCK_SEQPACKET)  # which keeps apart what was written apart
-    with read, write:
-        subprocess.run([sys.executable, "-u", *command], stderr=write, check=False)
+    with read:
+        with write:
+            subprocess.run([sys.executable, "-u", *command], stderr=write, check=False)
         first = read.recv(1_000)
     assert first.startswith((b"nearkin: unknown command", b"counting 1/3, "))
     assert first.endswith((b"train?\n", b" left, so far\n"))
