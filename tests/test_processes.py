@@ -239,7 +239,7 @@ def test_what_they_evaluate_and_index_is_what_one_does(make_folder, tmp_path):
         (["train", "--data", "nowhere"], "nearkin: expected a folder with one sub-folder"),
         (["train", "--data", "nowhere", "--out", "taken"], "taken already holds a run; go on"),
         (["train", "--data", "nowhere", "--out", "file/run"], "file/run cannot be (Not a directory)"),
-        (["index", "taken", "photos", "--catalog", "catalog"], "photos"),
+        (["index", "taken", "photos", "--catalog", "catalog"], "photos does not exist; name another"),
         (["search", "catalog", "picture.png"], "nearkin: search is for one process, but torchrun started 2"),
     ],
 )
